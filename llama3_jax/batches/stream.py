@@ -1,0 +1,96 @@
+"""A source as one endless stream of tokens that can be read at any position.
+
+Documents follow each other in a shuffled order: windows of neighbouring documents are visited in a random order, and
+the documents of a window are shuffled among themselves, anew in every epoch. The order is planned from the lengths
+alone, one window at a time, so position p is found without reading what lies before it, in memory that does not grow
+with the corpus. A position is a number of tokens: that is all a resumed run needs to know.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from llama3_jax.tokenizer.token_shard import TokenShard
+
+WINDOW = 1 << 16
+"""Documents that are shuffled among themselves."""
+
+
+class _Order(NamedTuple):
+    """Things in the order they are read, and the token count up to the end of each."""
+
+    item: np.ndarray
+    end: np.ndarray
+
+    def find(self, position: int) -> tuple[int, int]:
+        """(item at a token position, tokens of that item before it)."""
+        slot = int(np.searchsorted(self.end, position, side="right"))
+        return int(self.item[slot]), position - (int(self.end[slot - 1]) if slot else 0)
+
+
+class TokenStream:
+    """The documents of one source, in an order that depends on the seed and on what the shards hold.
+
+    File names and their order do not matter: shards are taken by the digest of their content.
+    """
+
+    def __init__(self, shards: Sequence[TokenShard], *, seed: int | None, window: int = WINDOW):
+        """Args: seed: of the shuffle; None reads documents once in stored order and then ends."""
+        self._shards = sorted(shards, key=lambda shard: shard.header.sha256)
+        self._lengths = np.concatenate([shard.lengths for shard in self._shards])
+        self._shard_end = np.cumsum([len(shard) for shard in self._shards])
+        self._seed = seed
+        self._window = window
+        starts = np.arange(0, self._lengths.size, window)
+        self._window_tokens = np.add.reduceat(self._lengths, starts)
+        self.num_documents = self._lengths.size
+        self.num_tokens = int(self._window_tokens.sum())
+        self._windows = functools.lru_cache(maxsize=2)(self._order_windows)
+        self._documents = functools.lru_cache(maxsize=8)(self._order_documents)
+
+    def read(self, position: int, count: int) -> list[np.ndarray]:
+        """The tokens [position, position + count) as uint32 pieces, one for each document they touch.
+
+        A stream without a seed ends after one epoch and then gives fewer.
+        """
+        pieces = []
+        while count:
+            epoch, offset = divmod(position, self.num_tokens)
+            if epoch and self._seed is None:
+                break
+            window, offset = self._windows(epoch).find(offset)
+            document, offset = self._documents(epoch, window).find(offset)
+            piece = self._document(document)[offset : offset + count]
+            pieces.append(piece)
+            position += piece.size
+            count -= piece.size
+        return pieces
+
+    def documents_cut(self, length: int) -> float:
+        """Share of the documents of the first window that rows of `length` positions cut in two or more."""
+        order = self._documents(0, self._windows(0).item[0])
+        first = np.concatenate([[0], order.end[:-1]])
+        return float(np.mean(first // length != (order.end - 1) // length))
+
+    def _order_windows(self, epoch: int) -> _Order:
+        order = self._permutation(self._window_tokens.size, epoch, 0)
+        return _Order(order, np.cumsum(self._window_tokens[order]))
+
+    def _order_documents(self, epoch: int, window: int) -> _Order:
+        first = window * self._window
+        lengths = self._lengths[first : first + self._window]
+        order = self._permutation(lengths.size, epoch, 1 + window)
+        return _Order(first + order, np.cumsum(lengths[order]))
+
+    def _permutation(self, size: int, epoch: int, purpose: int) -> np.ndarray:
+        if self._seed is None:
+            return np.arange(size)
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, epoch, purpose]))).permutation(size)
+
+    def _document(self, number: int) -> np.ndarray:
+        shard = int(np.searchsorted(self._shard_end, number, side="right"))
+        return self._shards[shard][number - (int(self._shard_end[shard - 1]) if shard else 0)]

@@ -1,0 +1,1 @@
+"""Train state saved, verified and restored (section 3.3)."""

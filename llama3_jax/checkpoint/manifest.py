@@ -1,0 +1,86 @@
+"""The manifest of a checkpoint: what it holds and the hash of every file. Without a valid one nothing is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+NAME = "manifest.json"
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that must not be loaded; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    format_version: int
+    step: int
+    arrays: dict[str, list]
+    """name -> [dtype, shape]"""
+    meta: dict[str, Any]
+    """What the owner of the checkpoint wants back: cursor, model config, tokenizer fingerprint ..."""
+    files: dict[str, list]
+    """path inside the checkpoint -> [bytes, sha256]"""
+
+    def write(self, directory: Path) -> None:
+        """Writes it into `directory`, on disk when this returns."""
+        with (directory / NAME).open("w") as out:
+            json.dump(dataclasses.asdict(self), out, indent=1)
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def hash_files(directory: Path) -> dict[str, list]:
+    """[bytes, sha256] of every file below `directory` but the manifest."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / NAME)
+    return {str(path.relative_to(directory)): [path.stat().st_size, _sha256(path)] for path in paths}
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Raises: DamagedCheckpoint if there is none or it is not one; ValueError for a newer format version."""
+    try:
+        fields = json.loads((directory / NAME).read_text())
+        version = fields["format_version"]
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{directory} has no {NAME}: it is not a finished llama3_jax checkpoint") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{directory / NAME} cannot be read ({error})") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{directory} has checkpoint format {version}, this version of llama3_jax reads {FORMAT_VERSION}; "
+            f"install the version that wrote it, or start a new run"
+        )
+    try:
+        return Manifest(**fields)
+    except TypeError as error:
+        raise DamagedCheckpoint(f"{directory / NAME} has other fields than a manifest ({error})") from error
+
+
+def verify(directory: Path) -> Manifest:
+    """The manifest, after every file was found with its size and hash and no other file is there.
+
+    Raises: DamagedCheckpoint naming the first wrong file.
+    """
+    manifest = read_manifest(directory)
+    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {NAME}
+    for name in sorted(found ^ manifest.files.keys()):
+        raise DamagedCheckpoint(f"{directory / name} {'does not belong there' if name in found else 'is missing'}")
+    for name, (size, digest) in manifest.files.items():
+        path = directory / name
+        if path.stat().st_size != size:
+            raise DamagedCheckpoint(f"{path} has {path.stat().st_size} bytes, the manifest says {size}")
+        if _sha256(path) != digest:
+            raise DamagedCheckpoint(f"{path} was changed after it was written (sha256 differs)")
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,164 @@
+"""Checkpoints of a run: asynchronous, atomic, verified before they are loaded (section 3.3.1).
+
+    checkpoints/00000120/            complete: arrays (Orbax), manifest.json
+    checkpoints/00000160.partial/    being written, or left by a killed process: never loaded, cleared at the next start
+    checkpoints/00000080.deleting/   being removed, likewise
+
+A save copies the arrays to the host and returns; a thread then writes them, hashes the files, writes the manifest and
+renames the directory, so that a name without a suffix is always a whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from llama3_jax.checkpoint.manifest import FORMAT_VERSION, DamagedCheckpoint, Manifest, hash_files, verify
+from llama3_jax.checkpoint.tree import flatten, unflatten
+
+PARTIAL, DELETING = ".partial", ".deleting"
+ARRAYS = "arrays"
+SPACE_MARGIN = 1.1
+"""Free bytes wanted before a save, relative to the bytes of the arrays."""
+
+
+class CheckpointStore:
+    """Saves, finds and restores the checkpoints below one directory."""
+
+    def __init__(self, directory: Path, *, keep_last: int = 2, keep_every: int | None = None):
+        self.directory = directory.absolute()
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+        self._writer: ocp.AsyncCheckpointer | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, step: int, tree: Any, meta: Mapping[str, Any]) -> None:
+        """Begins to save `tree`; returns as soon as it may change. Waits for a save that is still under way.
+
+        Args: meta: JSON values, given back by `restore`.
+        Raises: OSError if the disk has no room for it, or if the save before failed.
+        """
+        self.wait()
+        arrays = flatten(tree)
+        self._require_space(sum(leaf.nbytes for leaf in arrays.values()))
+        partial = self.path(step).with_name(self.path(step).name + PARTIAL)
+        if jax.process_index() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self._writer = self._writer or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        self._writer.save(partial / ARRAYS, args=ocp.args.PyTreeSave(arrays))
+        described = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in arrays.items()}
+        self._thread = threading.Thread(target=self._finish, args=(step, partial, described, dict(meta)))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when the last save is complete. Raises: OSError if it failed; older checkpoints are untouched."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            free = shutil.disk_usage(self.directory).free
+            raise OSError(
+                f"a checkpoint could not be written below {self.directory} ({free:,} bytes free there): {failure}; the "
+                "checkpoints before it are untouched; mend the cause and run the same command again"
+            ) from failure
+
+    def close(self) -> None:
+        """Waits, then stops the writer's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
+
+    def latest(self, *, report: Callable[[str], None] = print) -> tuple[Path, Manifest] | None:
+        """The newest checkpoint whose every file is as it was written; damaged ones are reported and passed over."""
+        for step in reversed(self.steps()):
+            try:
+                return self.path(step), verify(self.path(step))
+            except DamagedCheckpoint as damage:
+                report(f"checkpoint {step} is damaged and not used: {damage}")
+        return None
+
+    def clear_leftovers(self) -> None:
+        """Removes what a killed process left half written or half deleted."""
+        for path in self.directory.glob("*") if self.directory.is_dir() else ():
+            if path.suffix in (PARTIAL, DELETING):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies, or would."""
+        return self.directory / f"{step:08d}"
+
+    def _require_space(self, num_bytes: int) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(self.directory).free, int(num_bytes * SPACE_MARGIN)
+        if free < needed:
+            raise OSError(
+                f"a checkpoint needs {needed:,} bytes but {self.directory} has {free:,} free; make room and run the "
+                "same command again, nothing saved so far is lost"
+            )
+
+    def _finish(self, step: int, partial: Path, described: dict, meta: dict) -> None:
+        try:
+            self._writer.wait_until_finished()
+            if jax.process_index() != 0:
+                return
+            Manifest(format_version=FORMAT_VERSION, step=step, arrays=described, meta=meta, files=hash_files(partial)).write(
+                partial
+            )
+            shutil.rmtree(self.path(step), ignore_errors=True)
+            os.replace(partial, self.path(step))
+            self._retire()
+        except BaseException as failure:  # noqa: BLE001 - handed to the thread that saves or waits next
+            self._failure = failure
+
+    def _retire(self) -> None:
+        for step in self.steps()[: -self.keep_last]:
+            if self.keep_every is None or step % self.keep_every:
+                doomed = self.path(step).with_name(self.path(step).name + DELETING)
+                os.replace(self.path(step), doomed)
+                shutil.rmtree(doomed)
+
+
+def restore(path: Path, manifest: Manifest, like: Any, *, prefix: str = "") -> Any:
+    """The arrays of a verified checkpoint in the structure of `like`.
+
+    Args:
+        like: a tree of `jax.ShapeDtypeStruct` with the shardings wanted; need not be those it was saved with.
+        prefix: where `like` stands in the saved tree, e.g. `model.`; the rest of the checkpoint is not read.
+    Raises: ValueError listing the leaves that are missing, surplus or of another shape or dtype.
+    """
+    wanted = {prefix + name: leaf for name, leaf in flatten(like).items()}
+    stored = {name for name in manifest.arrays if name.startswith(prefix)}
+    wrong = [f"{name} is missing" for name in sorted(wanted.keys() - stored)]
+    wrong += [f"{name} is not expected" for name in sorted(stored - wanted.keys())]
+    for name in sorted(stored & wanted.keys()):
+        dtype, shape = manifest.arrays[name]
+        if (dtype, tuple(shape)) != (str(wanted[name].dtype), wanted[name].shape):
+            wrong.append(f"{name} is {dtype}{shape}, expected {wanted[name].dtype}{list(wanted[name].shape)}")
+    if wrong:
+        raise ValueError(f"{path} does not fit this model: " + "; ".join(wrong))
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    arguments = ocp.args.PyTreeRestore(
+        item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+    )
+    arrays = reader.restore(path / ARRAYS, args=arguments)
+    reader.close()
+    return unflatten(like, {name.removeprefix(prefix): leaf for name, leaf in arrays.items()})

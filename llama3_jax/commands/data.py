@@ -1,0 +1,55 @@
+"""The data of a run: its tokenizer and the token streams of its sources, made from documents where need be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama3_jax.batches.shards import Shards, open_shards
+from llama3_jax.batches.stream import TokenStream
+from llama3_jax.commands.run import TrainRun
+from llama3_jax.curation.corpus import prepare_corpus
+from llama3_jax.tokenizer.bpe import Tokenizer
+
+TOKENIZER = "tokenizer.model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    tokenizer: Tokenizer
+    train: Mapping[str, TokenStream]
+    held_out: Mapping[str, TokenStream]
+
+
+def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> RunData:
+    """Opens the shards of a run, writing them below `directory`/data first if the run starts from documents.
+
+    The tokenizer is copied into `directory`, so that the run can be generated from wherever it is moved to.
+
+    Raises: ValueError, FileNotFoundError: as the corpus, the tokenizer file and the shards do.
+    """
+    if isinstance(run.data, Shards):
+        tokenizer_path, train, held_out = run.data.tokenizer_path, run.data.train, run.data.held_out
+    else:
+        corpus = prepare_corpus(run.data, directory / "data", vocab_size=run.model.vocab_size, report=report)
+        tokenizer_path, train, held_out = corpus.tokenizer_path, corpus.train, corpus.held_out
+    tokenizer = Tokenizer.load(tokenizer_path)
+    if tokenizer.vocab_size != run.model.vocab_size:
+        raise ValueError(
+            f"{tokenizer_path} has {tokenizer.vocab_size} ids, model.vocab_size is {run.model.vocab_size}; set "
+            f"model.vocab_size={tokenizer.vocab_size} or name the tokenizer the shards were made with"
+        )
+    shutil.copyfile(tokenizer_path, directory / TOKENIZER)
+
+    def streams(patterns: Mapping[str, tuple], seed: int | None) -> dict[str, TokenStream]:
+        return {
+            name: TokenStream(
+                open_shards([str(path) for path in patterns[name]], tokenizer_fingerprint=tokenizer.fingerprint),
+                seed=seed,
+            )
+            for name in run.sources
+        }
+
+    return RunData(tokenizer=tokenizer, train=streams(train, run.seed), held_out=streams(held_out, None))

@@ -1,0 +1,170 @@
+"""`llama3 doctor`: what is installed, which devices jax sees, what is wrong, and the line that mends it."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama3_jax
+
+DEVICE_TIMEOUT_S = 60
+LEAST_DISK_BYTES = 2 * 10**9
+GB = 10**9
+
+_PIP = f"{sys.executable} -m pip install"
+_ASK_JAX = """
+import jax, json
+found = jax.devices()
+print(json.dumps([found[0].platform, found[0].device_kind, len(found), jax.process_count()]))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    what: str
+    mend: str
+    """A line to run, or what to do."""
+    stops: bool
+    """Whether training cannot run before this is mended."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    platform: str
+    """`cpu`, `gpu` or `tpu`."""
+    kind: str
+    count: int
+    num_hosts: int
+
+
+def doctor() -> int:
+    """Prints versions, devices, each problem with the line that mends it; 0 if training can run, else 1."""
+    wanted = requirements()
+    print(f"llama3_jax {llama3_jax.__version__} on Python {platform.python_version()}, {platform.platform()}")
+    for name in [*wanted[""], "jaxlib", "libtpu"]:
+        print(f"  {name:<18}{installed_version(name) or 'not installed'}")
+
+    devices = find_devices()
+    free_bytes = shutil.disk_usage(".").free
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    print("this machine")
+    if isinstance(devices, Devices):
+        hosts = f" on {devices.num_hosts} hosts" if devices.num_hosts > 1 else ""
+        print(f"  {'devices':<18}{devices.count} x {devices.platform} ({devices.kind}){hosts}")
+    print(f"  {'CPU cores':<18}{os.cpu_count()}")
+    print(f"  {'memory':<18}{memory_bytes / GB:.1f} GB")
+    print(f"  {'free disk':<18}{free_bytes / GB:.1f} GB in {Path.cwd()}")
+
+    found = package_problems(wanted, installed_version) + disk_problems(free_bytes)
+    found += device_problems(devices, accelerators(), os.environ) if isinstance(devices, Devices) else [devices]
+    for problem in sorted(found, key=lambda problem: not problem.stops):
+        print(f"{'PROBLEM' if problem.stops else 'note'}: {problem.what}\n    {problem.mend}")
+    stopped = any(problem.stops for problem in found)
+    print("training cannot run here before the problems above are mended" if stopped else "ready to train")
+    return int(stopped)
+
+
+def requirements() -> dict[str, dict[str, str]]:
+    """Extra (`""`: always needed) to package to oldest version, from the checkout or as installed."""
+    setup = Path(llama3_jax.__file__).parents[1] / "setup.py"
+    if setup.is_file():
+        calls = [node for node in ast.walk(ast.parse(setup.read_text())) if isinstance(node, ast.Call)]
+        given = {word.arg: word.value for call in calls for word in call.keywords}
+        extras = ast.literal_eval(given["extras_require"])
+        lines = {"": ast.literal_eval(given["install_requires"]), **extras}
+    else:
+        lines = {"": []}
+        for line in importlib.metadata.requires("llama3_jax") or []:
+            extra = re.search(r"extra == ['\"](\w+)", line)
+            lines.setdefault(extra[1] if extra else "", []).append(line)
+    parts = {extra: [re.match(r"([\w-]+)[^>;]*(?:>=([\d.]+))?", line) for line in some] for extra, some in lines.items()}
+    return {extra: {part[1]: part[2] or "0" for part in some if part} for extra, some in parts.items()}
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def package_problems(wanted: Mapping[str, Mapping[str, str]], version_of: Callable[[str], str | None]) -> list[Problem]:
+    """Packages that are missing or older than they may be; those of an extra only as a note."""
+    found = []
+    for extra, oldest in wanted.items():
+        if extra in ("tpu", "gpu", "test"):
+            continue
+        for name, least in oldest.items():
+            have, line = version_of(name), f'{_PIP} "{name}>={least}"'
+            if have is None:
+                what = f"{name} is not installed" + (f" (needed by the extra {extra!r})" if extra else "")
+                found.append(Problem(what=what, mend=line, stops=not extra))
+            elif _release(have) < _release(least):
+                what = f"{name} {have} is too old; {least} is the oldest that works"
+                found.append(Problem(what=what, mend=f"{line} --upgrade", stops=not extra))
+    return found
+
+
+def disk_problems(free_bytes: int) -> list[Problem]:
+    if free_bytes >= LEAST_DISK_BYTES:
+        return []
+    least = f"{LEAST_DISK_BYTES / GB:.0f} GB"
+    what = f"{free_bytes / GB:.1f} GB free in {Path.cwd()}; checkpoints need {least} or more"
+    return [Problem(what=what, mend="free some, or write elsewhere with --runs DIR", stops=True)]
+
+
+def find_devices(timeout_s: float = DEVICE_TIMEOUT_S, program: str = _ASK_JAX) -> Devices | Problem:
+    """The devices as jax sees them, asked in a process of its own so that one that hangs can be ended."""
+    try:
+        asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return Problem(
+            what=f"jax did not name its devices within {timeout_s:.0f} s: another process may hold the "
+            "accelerator, or this is one host of a pod and the others are not started",
+            mend="end the other process or start every host; to go on without: export JAX_PLATFORMS=cpu",
+            stops=True,
+        )
+    if asked.returncode:
+        said = (asked.stderr.strip() or f"exit status {asked.returncode}").splitlines()[-1]
+        return Problem(what=f"jax does not start: {said}", mend=f"{_PIP} --upgrade jax jaxlib", stops=True)
+    return Devices(*json.loads(asked.stdout.splitlines()[-1]))
+
+
+def accelerators(nvidia: Path = Path("/proc/driver/nvidia/version")) -> dict[str, str]:
+    """`gpu` and `tpu`, where this machine has them, with the jax for each (CUDA 13 needs driver 580)."""
+    found = {}
+    driver = re.search(r"\s(\d{3})\.\d", nvidia.read_text()) if nvidia.exists() else None
+    if driver or shutil.which("nvidia-smi"):
+        found["gpu"] = "jax[cuda12]" if driver and int(driver[1]) < 580 else "jax[cuda13]"
+    if any(Path("/dev").glob("accel*")) or {"TPU_NAME", "TPU_ACCELERATOR_TYPE"} & os.environ.keys():
+        found["tpu"] = "jax[tpu]"
+    return found
+
+
+def device_problems(devices: Devices, present: Mapping[str, str], environment: Mapping[str, str]) -> list[Problem]:
+    """Accelerators that jax leaves unused, and what to know of the CPU."""
+    if devices.platform != "cpu":
+        return []
+    found = []
+    forced = environment.get("JAX_PLATFORMS")
+    for name, package in present.items():
+        line = "unset JAX_PLATFORMS" if forced else f'{_PIP} --upgrade "{package}"'
+        why = f" because JAX_PLATFORMS={forced}" if forced else ""
+        what = f"there is a {name.upper()} that jax does not use{why}"
+        found.append(Problem(what=what, mend=line, stops=False))
+    if not present:
+        what = "on a CPU, XLA computes bfloat16 more slowly than float32"
+        found.append(Problem(what=what, mend="compute in float32 here, as configs/quickstart.yaml does", stops=False))
+    return found
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))

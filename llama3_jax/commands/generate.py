@@ -1,0 +1,55 @@
+"""`llama3 generate`: text from the model of a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llama3_jax.generate.settings import Sampling
+
+
+def generate(
+    run_directory: str | Path,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 128,
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+    step: int | None = None,
+) -> list[str]:
+    """The continuation of each prompt by the newest checkpoint (or the one of `step`), its average if it has one.
+
+    Raises: FileNotFoundError if there is no such run or checkpoint; ValueError for a damaged or foreign checkpoint, an
+    empty list of prompts, or a prompt longer than the context.
+    """
+    if not prompts:
+        raise ValueError("no prompt was given")
+    directory = Path(run_directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no run directory at {directory}; give the directory that `llama3 train` printed")
+
+    import jax
+
+    from llama3_jax.commands.data import TOKENIZER
+    from llama3_jax.commands.trained import load_model
+    from llama3_jax.generate.generate import generate as generate_tokens
+    from llama3_jax.tokenizer.bpe import Tokenizer
+
+    tokenizer = Tokenizer.load(directory / TOKENIZER)
+    model, mesh = load_model(directory, tokenizer, step=step)
+    with jax.set_mesh(mesh):
+        texts = generate_tokens(
+            model, [tokenizer.encode(prompt, bos=True) for prompt in prompts], max_new_tokens=max_new_tokens,
+            stop_ids=tokenizer.stop_ids, sampling=sampling, seed=seed,
+        )  # fmt: skip
+    return [tokenizer.decode(text) for text in texts]
+
+
+def read_prompt(path: str | Path) -> str:
+    """A prompt file as text. Raises: FileNotFoundError; ValueError if it is not UTF-8."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no prompt file at {path}")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None

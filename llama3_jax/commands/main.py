@@ -1,0 +1,139 @@
+"""The `llama3` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from llama3_jax import __version__
+from llama3_jax.train.preemption import EXIT_INTERRUPTED, Interrupted
+
+EXIT_STATUS = """exit status:
+  0   done
+  1   an error that the message explains
+  2   wrong command line or run file; nothing was started
+  75  stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1 after saving: run the same command again to continue
+
+A message too short? LLAMA3_TRACEBACK=1 shows where it came from."""
+
+TRAIN = """Pre-trains a Llama 3 as a run file says, in the directory RUNS/<name>. Run again, it continues where it was, or
+says that it is complete.
+
+  llama3 train configs/quickstart.yaml
+  llama3 train quickstart --data book.txt notes/ corpus.jsonl.gz       your own documents instead
+  llama3 train quickstart name=wide model.ffw_dim=1024                 change values by their dotted keys
+  llama3 train llama3_8b --print-config                                every value, and where it came from
+  JAX_NUM_CPU_DEVICES=8 llama3 train quickstart name=mesh mesh.data=2 mesh.model=2      on an emulated mesh"""
+
+GENERATE = """Continues prompts with the newest checkpoint of a run directory (the average, once annealing has one).
+
+  llama3 generate runs/quickstart --prompt "import "
+  llama3 generate runs/quickstart --prompt-file question.txt --temperature 0 --max-new-tokens 200"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit status."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    if any(argument.startswith("-") or not hasattr(parsed, "overrides") for argument in rest):
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if rest:
+        parsed.overrides += rest  # values given after an option
+    try:
+        return parsed.run(parsed)
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _expected(error) or os.environ.get("LLAMA3_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if type(error).__name__ == "ConfigError" else 1
+
+
+def _expected(error: Exception) -> bool:
+    """Whether the message of an error is meant for the user; anything else is ours and shows its traceback."""
+    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "TrainingDiverged"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llama3", description="The system of the paper 'The Llama 3 Herd of Models', in JAX.", epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"llama3_jax {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str, description: str, run) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=summary, description=description, epilog=EXIT_STATUS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        added.set_defaults(run=run)
+        return added
+
+    train = command("train", "pre-train from a run file", TRAIN, _train)
+    train.add_argument("config", metavar="RUN.yaml", help="a run file, or the name of a published one")
+    train.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
+    train.add_argument(
+        "--data", nargs="+", default=[], metavar="PATH", help=".txt, .md, .jsonl(.gz/.zst), .parquet or directories"
+    )
+    train.add_argument("--runs", default=None, metavar="DIR", help="where run directories lie (default: ./runs)")
+    train.add_argument("--print-config", action="store_true", help="print every value and where it came from, and stop")
+
+    generate = command("generate", "continue prompts with a trained model", GENERATE, _generate)
+    generate.add_argument("run_directory", metavar="RUN_DIR")
+    generate.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
+    generate.add_argument("--prompt-file", action="append", default=[], metavar="FILE", help="UTF-8 text; several times too")
+    generate.add_argument("--max-new-tokens", type=int, default=128)
+    generate.add_argument("--temperature", type=float, default=0.6, help="0 takes the likeliest token")
+    generate.add_argument("--top-p", type=float, default=0.9)
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
+
+    command(
+        "doctor",
+        "check this machine and installation",
+        "Prints versions and devices, and the line that mends what is missing.",
+        _doctor,
+    )
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.train import RUNS, compose, run_training
+
+    swallowed = [word for word in arguments.data if re.match(r"[\w.]+=", word) and not os.path.exists(word)]
+    data = [word for word in arguments.data if word not in swallowed]
+    run = compose(arguments.config, arguments.overrides + swallowed, data=data)
+    if arguments.print_config:
+        print(run.render(), end="")
+        return 0
+    run_training(run, arguments.runs or RUNS)
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.generate import generate, read_prompt
+    from llama3_jax.generate.settings import Sampling
+
+    prompts = arguments.prompt + [read_prompt(path) for path in arguments.prompt_file]
+    texts = generate(
+        arguments.run_directory, prompts, max_new_tokens=arguments.max_new_tokens, step=arguments.step,
+        sampling=Sampling(temperature=arguments.temperature, top_p=arguments.top_p), seed=arguments.seed,
+    )  # fmt: skip
+    for prompt, text in zip(prompts, texts, strict=True):
+        print(f"{prompt}{text}\n")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.doctor import doctor
+
+    return doctor()

@@ -1,0 +1,118 @@
+"""A pre-training run from its data to its last sample: the rooms put together."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from llama3_jax.batches.loader import stage_batches
+from llama3_jax.batches.timeline import timeline
+from llama3_jax.checkpoint.manifest import Manifest
+from llama3_jax.checkpoint.store import CheckpointStore
+from llama3_jax.commands import summary
+from llama3_jax.commands.data import RunData, open_data
+from llama3_jax.commands.log import Log
+from llama3_jax.commands.result import TrainResult
+from llama3_jax.commands.run import TrainRun
+from llama3_jax.commands.sampler import Sampler
+from llama3_jax.evaluate.held_out import HeldOutText
+from llama3_jax.sharding.axes import make_mesh
+from llama3_jax.train.goodput import Goodput
+from llama3_jax.train.journal import Journal
+from llama3_jax.train.loop import Recipe, Surroundings, train
+from llama3_jax.train.machine import matmul_flops_per_s
+from llama3_jax.train.plots import plot_run
+from llama3_jax.train.preemption import Preemption
+from llama3_jax.train.progress import Progress
+
+
+def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, goodput: Goodput) -> TrainResult:
+    """Runs or continues `run` in `directory`; for the errors see `commands.train.train`."""
+    with goodput.span("prepare_data"):
+        data = open_data(run, directory, say)
+    with goodput.span("start_up"):
+        recipe = _recipe(run, data)
+        mesh = make_mesh(run.mesh)
+        store = CheckpointStore(
+            directory / "checkpoints", keep_last=run.checkpoint.keep_last, keep_every=run.checkpoint.keep_every
+        )
+        store.clear_leftovers()
+        resume = store.latest(report=say)
+        first = _resumed_step(resume, recipe, data)
+        peak = matmul_flops_per_s(run.precision)
+        for line in summary.before(run, recipe, data, mesh, peak):
+            say(line)
+        held_out = HeldOutText(run.held_out, data.held_out, token_bytes=data.tokenizer.token_bytes, precision=run.precision)
+        sampler = Sampler(run, data)
+    say(_beginning(first, recipe.num_steps))
+    with (
+        Journal(directory, resume_step=first) as journal,
+        Progress(recipe.num_steps, first_step=first + 1, total_tokens=recipe.num_tokens) as progress,
+        contextlib.closing(store),
+    ):
+
+        def sample(model, mesh, step: int) -> None:
+            for source, (prompt, text) in sampler(model, mesh).items():
+                journal.text(step, source, f"{prompt} ⟶ {text}")
+                say(f"step {step}, {source}: {_one_line(prompt)} ⟶ {_one_line(text)}")
+
+        def plot() -> None:
+            with goodput.span("plots"):
+                plot_run(directory)
+
+        say.show = progress.message
+        around = Surroundings(
+            store=store, save_every=run.checkpoint.every_steps, journal=journal, progress=progress, say=say,
+            goodput=goodput, preemption=preemption,
+            batches=lambda span, mesh, step: stage_batches(
+                span, list(data.train.values()), mesh, seed=run.seed, first_step=step
+            ),
+            evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
+            sample=sample, sample_every=run.samples.every_steps,
+            after_stage=plot, meta={"tokenizer": data.tokenizer.fingerprint},
+        )  # fmt: skip
+        outcome = train(recipe, around, resume=resume)
+        with goodput.span("evaluate"):
+            scores = held_out.score(outcome.learner.best, outcome.mesh)
+        with goodput.span("sample"):
+            samples = sampler(outcome.learner.best, outcome.mesh)
+        for source, (prompt, text) in samples.items():
+            journal.text(recipe.num_steps, f"{source}-final", f"{prompt} ⟶ {text}")
+    say.show = print
+    for line in summary.after(directory, outcome, scores, samples, goodput, peak):
+        say(line)
+    return TrainResult(directory=directory, scores=scores, samples=samples)
+
+
+def _recipe(run: TrainRun, data: RunData) -> Recipe:
+    sizes = {name: stream.num_tokens for name, stream in data.train.items()}
+    return Recipe(
+        model=run.model, phases=run.phases, spans=timeline([phase.stages for phase in run.phases], sizes=sizes),
+        optimizer=run.optimizer, mesh=run.mesh, seed=run.seed, precision=run.precision, attention=run.attention,
+        max_skipped_steps=run.max_skipped_steps,
+    )  # fmt: skip
+
+
+def _resumed_step(resume: tuple[Path, Manifest] | None, recipe: Recipe, data: RunData) -> int:
+    """Steps already trained. Raises: ValueError for a checkpoint that is not this run's."""
+    if resume is None:
+        return 0
+    path, manifest = resume
+    if manifest.meta.get("tokenizer") != data.tokenizer.fingerprint:
+        raise ValueError(
+            f"{path} was trained with another tokenizer than this run's; it belongs elsewhere: move it away, or choose "
+            "another name=..."
+        )
+    if manifest.step > recipe.num_steps:
+        raise ValueError(f"{path} is from step {manifest.step}, this run has only {recipe.num_steps}; move it away")
+    return manifest.step
+
+
+def _beginning(first: int, total: int) -> str:
+    if first == total:
+        return f"complete: all {total:,} steps are trained, nothing is left to do"
+    return f"continuing after step {first:,} of {total:,}" if first else f"training {total:,} steps"
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n")

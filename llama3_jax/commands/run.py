@@ -1,0 +1,122 @@
+"""A pre-training run as one value: what a YAML run file of `llama3 train` is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from llama3_jax.batches.shards import Shards
+from llama3_jax.checkpoint.retention import Retention
+from llama3_jax.curation.corpus import Corpus
+from llama3_jax.evaluate.settings import HeldOut
+from llama3_jax.generate.settings import Sampling
+from llama3_jax.kernels.attention.implementation import Implementation
+from llama3_jax.model.config import ModelConfig
+from llama3_jax.model.precision import Precision
+from llama3_jax.sharding.mesh_config import MeshConfig
+from llama3_jax.train.adamw import AdamW
+from llama3_jax.train.phase import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Text that is generated as training goes, from the beginning of a held-out document of each source."""
+
+    every_steps: int
+    prompt_tokens: int
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "prompt_tokens", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; use 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    name: str
+    """Of the run directory, below --runs."""
+    seed: int
+    """Of the initial parameters and the order of documents."""
+    data: Corpus | Shards
+    model: ModelConfig
+    phases: tuple[Phase, ...]
+    optimizer: AdamW
+    precision: Precision
+    attention: Implementation = Implementation.AUTO
+    mesh: MeshConfig = MeshConfig()
+    max_skipped_steps: int = 10
+    """Steps with gradients that are not finite that are skipped before the run is stopped."""
+    held_out: HeldOut
+    checkpoint: Retention
+    samples: Samples
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ValueError(f"name={self.name!r} must name a directory: no '/', no leading '.', not empty")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}; use 0 <= seed < 2**32")
+        if self.model.vocab_size <= 512:
+            raise ValueError(f"model.vocab_size={self.model.vocab_size}; use more than 512: 256 bytes and 256 special tokens")
+        if not self.phases:
+            raise ValueError("phases is empty; a run needs at least one")
+        names = [f"{phase.name}/{stage.name}" for phase in self.phases for stage in phase.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"phases has {name} {names.count(name)} times; give each stage of a phase its own name")
+        problems = [problem for phase in self._placed() for problem in self._misfits(*phase)]
+        if problems:
+            raise ValueError("; ".join(dict.fromkeys(problems)))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(self.data.sources if isinstance(self.data, Corpus) else self.data.train)
+
+    def _placed(self) -> Iterator[tuple[int, Phase, ModelConfig, MeshConfig]]:
+        """Each phase with the architecture and the mesh it runs with."""
+        model, mesh = self.model, self.mesh
+        for number, phase in enumerate(self.phases):
+            model = replace(model, rope_scaling=phase.rope_scaling) if phase.rope_scaling else model
+            mesh = phase.mesh or mesh
+            yield number, phase, model, mesh
+
+    def _misfits(self, number: int, phase: Phase, model: ModelConfig, mesh: MeshConfig) -> Iterator[str]:
+        for dim, axis in (
+            ("num_heads", "model"), ("num_kv_heads", "model"), ("ffw_dim", "model"), ("vocab_size", "model"),
+            ("model_dim", "data"),
+        ):  # fmt: skip
+            size, parts = getattr(model, dim), getattr(mesh, axis)
+            if size % parts:
+                yield f"mesh.{axis}={parts} does not divide model.{dim}={size}; use a divisor of {size}"
+        rows_and_lengths = [
+            (f"phases[{number}].stages[{index}]", stage.num_rows // stage.microbatches, stage.sequence_length)
+            for index, stage in enumerate(phase.stages)
+        ] + [("held_out", self.held_out.rows_per_batch, self.held_out.sequence_length)]
+        for where, rows, length in rows_and_lengths:
+            if rows % mesh.data:
+                yield (
+                    f"{where}: {rows} rows at a time do not split over mesh.data={mesh.data}; use a multiple of "
+                    f"{mesh.data} rows, or fewer microbatches"
+                )
+            if length % mesh.sequence:
+                yield f"{where}: sequence_length={length} does not split over mesh.sequence={mesh.sequence}"
+            if length > model.longest_sequence:
+                yield (
+                    f"{where}: sequence_length={length} is longer than the {model.longest_sequence} positions that RoPE "
+                    "allows here (model.context_length, or rope_scaling.factor * original_context_length); shorten it "
+                    "or give the phase a larger rope_scaling"
+                )
+        for index, stage in enumerate(phase.stages):
+            for source in stage.mix or {}:
+                if source not in self.sources:
+                    yield (
+                        f"phases[{number}].stages[{index}].mix names source {source!r}; the data has {', '.join(self.sources)}"
+                    )
+        wanted = self.samples.prompt_tokens + self.samples.max_new_tokens
+        if wanted > model.longest_sequence:
+            yield f"samples: {wanted} tokens (prompt and new) do not fit the context of {model.longest_sequence}"
+
+
+RESUMABLE = ("mesh", "held_out.every_steps", "checkpoint", "samples")
+"""Values that may differ when a run is continued: they change how it is run and seen, not what it computes."""

@@ -1,0 +1,60 @@
+"""The directory of a run: whose it is, and that only one process at a time works in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llama3_jax.commands.run import RESUMABLE, TrainRun
+from llama3_jax.config.errors import ConfigError
+from llama3_jax.config.load import Loaded, load
+from llama3_jax.config.render import difference
+from llama3_jax.config.tree import to_mapping
+
+CONFIG = "config.yaml"
+
+
+@contextmanager
+def claim(directory: Path, run: Loaded[TrainRun]) -> Iterator[None]:
+    """Makes `directory` this run's, or finds that it is, and keeps other processes out meanwhile.
+
+    Raises: ValueError if it belongs to a run of another config (with the differences), was made by a version whose
+    config this one cannot read, holds other files, or is in use.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; choose another name=... or --runs directory")
+    _require_ours(directory, run)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"another process is working in {directory}; wait for it, stop it, or choose another name=..."
+            ) from None
+        partial = directory / f"{CONFIG}.partial"
+        partial.write_text(run.render(), encoding="utf-8")
+        os.replace(partial, directory / CONFIG)
+        yield
+
+
+def _require_ours(directory: Path, run: Loaded[TrainRun]) -> None:
+    found = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    if CONFIG not in found:
+        if set(found) - {"lock", f"{CONFIG}.partial"}:
+            raise ValueError(
+                f"{directory} has files ({', '.join(sorted(found)[:5])}) but no {CONFIG}: it is not a run directory; "
+                "choose another name=... or --runs directory"
+            )
+        return
+    remedy = "choose another name=..., or delete that directory to start over"
+    try:
+        before = load(TrainRun, directory / CONFIG).value
+    except ConfigError as error:
+        raise ValueError(f"{directory / CONFIG} is not a config of this version of llama3_jax: {error}; {remedy}") from None
+    changed = [line for line in difference(to_mapping(before), to_mapping(run.value)) if not line.startswith(RESUMABLE)]
+    if changed:
+        raise ValueError("\n  ".join([f"{directory} belongs to a run of another config; {remedy}. It differs in", *changed]))

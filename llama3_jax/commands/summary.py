@@ -1,0 +1,110 @@
+"""What a run says of itself before the first step and after the last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from llama3_jax.commands.data import TOKENIZER, RunData
+from llama3_jax.commands.run import TrainRun
+from llama3_jax.train.goodput import Goodput
+from llama3_jax.train.loop import Outcome, Recipe, state_bytes_per_device
+from llama3_jax.train.progress import format_duration
+
+
+def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float) -> Iterator[str]:
+    """Lines: model, machine, memory, schedule, data."""
+    model, device = run.model, mesh.devices.flat[0]
+    yield (
+        f"model: {model.num_parameters:,} parameters, {model.num_layers} layers of width {model.model_dim}, "
+        f"{model.num_heads} heads over {model.num_kv_heads} key/value heads, {model.vocab_size:,} tokens"
+    )
+    yield (
+        f"machine: {mesh.size} x {device.device_kind}, mesh {recipe.mesh_config(0)}, {run.precision.value} compute, "
+        f"attention {run.attention.resolve().value}, matmul peak measured {_si(peak)}FLOP/s"
+    )
+    held = state_bytes_per_device(recipe, 0, mesh)
+    yield f"memory per device: {_si(held)}B of parameters and optimizer state, activations are printed when compiled"
+    yield f"schedule: {recipe.num_steps:,} steps, {recipe.num_tokens:,} tokens, {_si(_flops(recipe))}FLOPs"
+    for span in recipe.spans:
+        stage = span.stage
+        yield (
+            f"  {recipe.phases[span.phase].name}/{stage.name}: {span.num_steps:,} steps of {stage.num_rows} x "
+            f"{stage.sequence_length:,} tokens, {span.end_token - span.first_token:,} tokens"
+        )
+    last = recipe.spans[-1]
+    ends = last.source_positions(last.end_step)
+    longest = max(stage.sequence_length for phase in run.phases for stage in phase.stages)
+    for (name, stream), tokens in zip(data.train.items(), ends, strict=True):
+        yield (
+            f"  source {name}: {tokens:,} of {stream.num_tokens:,} tokens ({tokens / stream.num_tokens:.2f} epochs), "
+            f"{stream.num_documents:,} documents, {stream.num_documents / stream.num_tokens:.2%} of positions end a "
+            f"document and have no target, no padding, {stream.documents_cut(longest):.0%} of documents cut at "
+            f"{longest:,}"
+        )
+
+
+def after(
+    directory: Path,
+    outcome: Outcome,
+    scores: Mapping[str, float],
+    samples: Mapping[str, tuple[str, str]],
+    goodput: Goodput,
+    peak: float,
+) -> Iterator[str]:
+    """Lines: what the model writes and scores, the speed of this process's steps, where time went, where things lie."""
+    for source, (prompt, text) in samples.items():
+        yield f"--- {source} ---\n{prompt}⟶{text}\n"
+    averaged = outcome.learner.average is not None
+    model = f"average of {int(outcome.learner.average.count)} models" if averaged else "last model"
+    yield f"held-out ({model}): {scores['eval_loss']:.3f} nats/token, {scores['bits_per_byte']:.3f} bits/byte"
+    for source in samples:
+        yield f"  {source}: {scores[f'eval_loss/{source}']:.3f} nats/token, {scores[f'bits_per_byte/{source}']:.3f} bits/byte"
+    if outcome.seconds:
+        rate = outcome.flops / outcome.seconds
+        devices = 1 if jax.devices()[0].platform == "cpu" else outcome.mesh.size
+        yield (
+            f"speed: {outcome.tokens / outcome.seconds:,.0f} tokens/s, {_si(rate)}FLOP/s of the model, "
+            f"{rate / (peak * devices):.0%} of the measured matmul peak"
+        )
+    for name, size in outcome.program_bytes.items():
+        yield f"memory of a step in {name}: {_si(size)}B per device beside the state"
+    yield f"time: {format_duration(goodput.total_s)} in all"
+    yield goodput.table()
+    yield f"run directory: {directory}"
+    for place, what in PLACES.items():
+        yield f"  {place:<16} {what}"
+    yield f'try it: llama3 generate {directory} --prompt "import "'
+
+
+PLACES = {
+    "checkpoints/": "parameters, optimizer state, average",
+    TOKENIZER: "the vocabulary, in tiktoken's format",
+    "data/": "token shards, if the run made them",
+    "plots/": "loss, learning rate, batch and sequence length, throughput, gradient norm",
+    "metrics.jsonl": "a line for each step and evaluation",
+    "tensorboard/": "the same: tensorboard --logdir",
+    "samples/": "text the model wrote as it was trained",
+    "config.yaml": "every value of the run and where it came from",
+    "log.txt": "what was printed",
+}
+
+
+def _flops(recipe: Recipe) -> float:
+    """Of the whole schedule, with causal attention over whole rows: documents make it less."""
+    return sum(
+        (span.end_token - span.first_token) * recipe.model.flops_per_token(span.stage.sequence_length / 2)
+        for span in recipe.spans
+    )
+
+
+def _si(value: float) -> str:
+    """12_300_000 -> `12.3 M`."""
+    if value <= 0:
+        return f"{value:.0f} "
+    power = min(int(math.log10(value) // 3), 8)
+    return f"{value / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z', 'Y'][power]}"

@@ -1,0 +1,66 @@
+"""`llama3 train`: from a run file to a trained model, in one run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llama3_jax.commands.log import Log
+from llama3_jax.commands.result import TrainResult
+from llama3_jax.commands.run import TrainRun
+from llama3_jax.commands.run_directory import claim
+from llama3_jax.config.load import Loaded, load
+from llama3_jax.curation.corpus import Corpus
+from llama3_jax.train.goodput import Goodput
+from llama3_jax.train.preemption import Preemption
+
+RUNS = "runs"
+
+
+def compose(config: str | Path, overrides: Sequence[str] = (), *, data: Sequence[str | Path] = ()) -> Loaded[TrainRun]:
+    """The run of a run file with dotted overrides, on the user's own documents where `data` names some.
+
+    Each path of `data` becomes a source, and sources are mixed by size.
+
+    Raises: ConfigError with everything that is wrong; ValueError if the run has no documents to replace.
+    """
+    run = load(TrainRun, config, overrides)
+    if not data:
+        return run
+    if not isinstance(run.value.data, Corpus):
+        raise ValueError(f"{config} reads token shards; --data needs a run file whose data is of kind: corpus")
+    sources: dict[str, dict] = {}
+    for path in map(Path, data):
+        name = "".join(c if c.isalnum() and c.isascii() or c in "_-" else "_" for c in path.name.split(".")[0]) or "data"
+        while name in sources:
+            name += "_"
+        sources[name] = {"kind": "files", "paths": [str(path.absolute())]}
+    extra = {"data.sources": (sources, "--data")}
+    for p, phase in enumerate(run.value.phases):
+        extra |= {f"phases.{p}.stages.{s}.mix": (None, "--data") for s in range(len(phase.stages))}
+    return load(TrainRun, config, overrides, extra)
+
+
+def train(
+    config: str | Path, overrides: Sequence[str] = (), *, data: Sequence[str | Path] = (), runs: str | Path = RUNS
+) -> TrainResult:
+    """Runs or continues a run: the same as `llama3 train CONFIG [a.b=c ...] [--data PATH ...] [--runs DIR]`.
+
+    Raises: ConfigError for the run file; ValueError or OSError for data, directory or checkpoints; Interrupted after a
+    signal, when everything is saved; TrainingDiverged.
+    """
+    return run_training(compose(config, overrides, data=data), runs)
+
+
+def run_training(loaded: Loaded[TrainRun], runs: str | Path = RUNS) -> TrainResult:
+    """Trains a composed run in its directory below `runs`; for the errors see `train`."""
+    goodput, directory = Goodput(), Path(runs).absolute() / loaded.value.name
+    with claim(directory, loaded), Log(directory) as say, Preemption() as preemption:
+        try:
+            with goodput.span("start_up"):
+                from llama3_jax.commands.pretrain import pretrain  # jax, grain, orbax: not before the config is right
+
+            return pretrain(loaded.value, directory, say, preemption, goodput)
+        except BaseException as error:
+            say.only_file(f"{type(error).__name__}: {error}")
+            raise

@@ -1,0 +1,1 @@
+"""Files and sources of text to clean documents, and documents to the token shards a run trains on."""

@@ -1,0 +1,1 @@
+"""Models to scores on held-out text (section 5)."""

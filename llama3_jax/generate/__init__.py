@@ -1,0 +1,1 @@
+"""Prompts to tokens: prefill, paged decode, sampling."""

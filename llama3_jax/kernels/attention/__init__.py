@@ -1,0 +1,1 @@
+"""Attention over key intervals; `flash_attention.flash_attention` is the public function."""

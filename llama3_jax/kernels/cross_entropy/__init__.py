@@ -1,0 +1,1 @@
+"""Next-token cross entropy; `chunked.cross_entropy` is the public function."""

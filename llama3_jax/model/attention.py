@@ -1,0 +1,109 @@
+"""Grouped-query self-attention (section 3.2) and where its keys come from.
+
+The block computes q, k and v and hands them to an `Attend`: in training that is flash attention over the packed row,
+in generation it is attention over a KV cache. Whatever the `Attend` remembers from layer to layer is its state.
+
+Shape letters: B batch, S query positions, D model, N query heads, K key/value heads, H head dim, L layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+from flax import nnx
+from jax import Array, lax
+from jax.sharding import PartitionSpec, reshard
+
+from llama3_jax.kernels.attention.flash_attention import flash_attention, plan
+from llama3_jax.kernels.attention.implementation import Implementation
+from llama3_jax.kernels.attention.mask import document_mask
+from llama3_jax.model.config import ModelConfig
+from llama3_jax.model.param import fan_in, normal
+from llama3_jax.model.rope import Rotation, rotate
+from llama3_jax.sharding.axes import RULES, spec
+from llama3_jax.sharding.linear import linear
+
+PER_DEVICE = PartitionSpec((RULES.batch, RULES.position))
+"""Arrays with one leading entry for each device's rows and positions."""
+
+
+class Attend(Protocol):
+    """(q_BSNH, k_BSKH, v_BSKH after rotation, layer number, state) -> (out_BSNH, state)."""
+
+    def __call__(self, q_BSNH: Array, k_BSKH: Array, v_BSKH: Array, layer: Array, state: Any) -> tuple[Array, Any]: ...
+
+
+class Attention(nnx.Module):
+    """Declared with all layers stacked, called on one layer's slice inside the scan."""
+
+    def __init__(self, cfg: ModelConfig, *, key: Array):
+        L, D, N, K, H = cfg.num_layers, cfg.model_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
+        q, k, v, o = jax.random.split(key, 4)
+        self.w_q = normal(q, (L, D, N, H), ("layer", "embed", "heads", None), fan_in(D))
+        self.w_k = normal(k, (L, D, K, H), ("layer", "embed", "kv_heads", None), fan_in(D))
+        self.w_v = normal(v, (L, D, K, H), ("layer", "embed", "kv_heads", None), fan_in(D))
+        self.w_o = normal(o, (L, N, H, D), ("layer", "heads", None, "embed"), fan_in(N * H) * (2 * L) ** -0.5)
+
+    def __call__(self, x_BSD: Array, turn: Rotation, attend: Attend, layer: Array, state: Any) -> tuple[Array, Any]:
+        def project(weight: Array, heads: str) -> Array:
+            return linear(
+                "bsd,dnh->bsnh", x_BSD, weight,
+                gathered=spec(None, heads, None), out=spec("batch", "position", heads, None),
+            )  # fmt: skip
+
+        q_BSNH = rotate(project(self.w_q[...], "heads"), turn)
+        k_BSKH = rotate(project(self.w_k[...], "kv_heads"), turn)
+        v_BSKH = project(self.w_v[...], "kv_heads")
+        out_BSNH, state = attend(q_BSNH, k_BSKH, v_BSKH, layer, state)
+        out_BSD = linear(
+            "bsnh,nhd->bsd", out_BSNH, self.w_o[...],
+            gathered=spec("heads", None, None), out=spec("batch", "position", None),
+        )  # fmt: skip
+        return out_BSD, state
+
+
+class PackedAttend:
+    """Attention inside the rows of a training batch, on every mesh.
+
+    Each device keeps its own queries and heads; over the sequence axis keys and values are gathered (section 3.3.2:
+    the all-gather form of context parallelism works with any mask). Make one per batch, outside the layer scan: the
+    block schedule is worked out here.
+    """
+
+    def __init__(self, segment_ids_BS: Array, *, implementation: Implementation = Implementation.AUTO):
+        self.implementation = implementation
+        self.pieces = jax.sharding.get_abstract_mesh().shape[RULES.position]
+        piece = segment_ids_BS.shape[1] // self.pieces
+
+        def local(segment_ids_BT):
+            first = lax.axis_index(RULES.position) * piece
+            mask = jax.tree.map(
+                lambda side_BTI: lax.dynamic_slice_in_dim(side_BTI, first, piece, axis=1), document_mask(segment_ids_BT)
+            )
+            schedule = plan(mask, num_keys=segment_ids_BT.shape[1], implementation=implementation)
+            return mask, jax.tree.map(lambda leaf: leaf[None], schedule)
+
+        self.mask, self.schedule = jax.shard_map(
+            local,
+            in_specs=spec("batch", None),
+            out_specs=(spec("batch", "position", None), PER_DEVICE),
+            check_vma=False,
+        )(reshard(segment_ids_BS, spec("batch", None)))
+
+    def __call__(self, q_BSNH: Array, k_BSKH: Array, v_BSKH: Array, layer: Array, state: Any) -> tuple[Array, Any]:
+        heads, kv_heads = (spec("batch", "position", dim, None) for dim in ("heads", "kv_heads"))
+
+        def local(q_BSNH, k_BSKH, v_BSKH, mask, schedule):
+            if self.pieces > 1:
+                k_BSKH, v_BSKH = (lax.all_gather(x, RULES.position, axis=1, tiled=True) for x in (k_BSKH, v_BSKH))
+            schedule = jax.tree.map(lambda leaf: leaf[0], schedule)
+            return flash_attention(q_BSNH, k_BSKH, v_BSKH, mask, schedule, implementation=self.implementation)
+
+        out_BSNH = jax.shard_map(
+            local,
+            in_specs=(heads, kv_heads, kv_heads, spec("batch", "position", None), PER_DEVICE),
+            out_specs=heads,
+            check_vma=False,
+        )(q_BSNH, k_BSKH, v_BSKH, self.mask, self.schedule)
+        return out_BSNH, state

@@ -1,0 +1,31 @@
+"""The likelihood of packed rows: what pre-training minimises and what evaluation reports."""
+
+from __future__ import annotations
+
+from jax import Array
+
+from llama3_jax.batches.batch import Batch
+from llama3_jax.kernels.attention.implementation import Implementation
+from llama3_jax.model.attention import PackedAttend
+from llama3_jax.model.precision import Precision
+from llama3_jax.model.remat import Remat
+from llama3_jax.model.transformer import Transformer
+
+
+def next_token_loss(
+    model: Transformer,
+    batch: Batch,
+    *,
+    precision: Precision = Precision.FLOAT32,
+    remat: Remat = Remat.NONE,
+    attention: Implementation = Implementation.AUTO,
+) -> tuple[Array, Array]:
+    """Cross entropy of the next token of the same document.
+
+    Returns: (sum of loss_weight * nll over the batch: float32, nats, differentiable; nll_BS: float32, nats, without
+    gradient).
+    """
+    attend = PackedAttend(batch.segment_ids, implementation=attention)
+    x_BSD = model.embed(batch.tokens, precision.dtype)
+    x_BSD, _ = model.layers(x_BSD, batch.positions, attend, remat=remat)
+    return model.loss(x_BSD, batch.targets, batch.loss_weight)

@@ -1,0 +1,14 @@
+"""What the backward pass recomputes: named policies."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Remat(enum.Enum):
+    NONE = "none"
+    """Keep every activation: fastest, most memory."""
+    SAVE_ATTENTION = "save_attention"
+    """Keep each layer's input and its attention output, recompute the rest."""
+    FULL = "full"
+    """Keep each layer's input only."""

@@ -1,0 +1,1 @@
+"""Text to token ids and back: the Llama 3 byte-pair encoding, its training, shards of documents."""

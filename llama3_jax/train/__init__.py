@@ -1,0 +1,1 @@
+"""Training: batches and an objective in, better parameters out (Llama 3 section 3.4)."""

@@ -1,0 +1,347 @@
+"""The training loop: spans of steps, phase by phase, with saving, evaluation and what is seen along the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from llama3_jax.batches.batch import Batch
+from llama3_jax.batches.timeline import Span
+from llama3_jax.checkpoint.manifest import Manifest
+from llama3_jax.checkpoint.store import CheckpointStore, restore
+from llama3_jax.checkpoint.tree import flatten
+from llama3_jax.config.tree import to_mapping
+from llama3_jax.kernels.attention.implementation import Implementation
+from llama3_jax.model.config import ModelConfig
+from llama3_jax.model.precision import Precision
+from llama3_jax.model.transformer import Transformer
+from llama3_jax.sharding.axes import make_mesh, spec
+from llama3_jax.sharding.mesh_config import MeshConfig
+from llama3_jax.train.adamw import AdamW
+from llama3_jax.train.average import Average
+from llama3_jax.train.goodput import Goodput
+from llama3_jax.train.journal import Journal
+from llama3_jax.train.learning_rate import learning_rates
+from llama3_jax.train.objective import NextToken
+from llama3_jax.train.phase import Phase
+from llama3_jax.train.preemption import Interrupted, Preemption
+from llama3_jax.train.progress import Progress
+from llama3_jax.train.spikes import SpikeWatch
+from llama3_jax.train.step import TrainState, make_step
+
+
+class TrainingDiverged(RuntimeError):
+    """More steps than allowed had gradients that were not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the numbers of a run."""
+
+    model: ModelConfig
+    phases: Sequence[Phase]
+    spans: Sequence[Span]
+    optimizer: AdamW
+    mesh: MeshConfig
+    seed: int
+    precision: Precision
+    attention: Implementation
+    max_skipped_steps: int
+    """Steps with non-finite gradients that are skipped before the run is stopped."""
+
+    def model_config(self, phase: int) -> ModelConfig:
+        """The architecture in a phase: a rotary scaling stays on once it was switched on."""
+        scalings = [each.rope_scaling for each in self.phases[: phase + 1] if each.rope_scaling]
+        return dataclasses.replace(self.model, rope_scaling=scalings[-1]) if scalings else self.model
+
+    def mesh_config(self, phase: int) -> MeshConfig:
+        return ([self.mesh] + [each.mesh for each in self.phases[: phase + 1] if each.mesh])[-1]
+
+    @property
+    def num_steps(self) -> int:
+        return self.spans[-1].end_step
+
+    @property
+    def num_tokens(self) -> int:
+        return self.spans[-1].end_token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the loop talks to; none of it changes the numbers."""
+
+    store: CheckpointStore
+    save_every: int
+    journal: Journal
+    progress: Progress
+    say: Callable[[str], None]
+    goodput: Goodput
+    preemption: Preemption
+    batches: Callable[[Span, Mesh, int], Iterator[Batch]]
+    """(span, mesh, first step) -> its global batches [A, B, S]."""
+    evaluate: Callable[[Transformer, Mesh], Mapping[str, float]]
+    evaluate_every: int
+    sample: Callable[[Transformer, Mesh, int], None]
+    """(model, its mesh, step)"""
+    sample_every: int
+    after_stage: Callable[[], None]
+    meta: Mapping[str, Any]
+    """Stored in every checkpoint beside the cursor."""
+
+
+@dataclass
+class Learner:
+    """What a checkpoint holds."""
+
+    state: TrainState
+    average: Average | None = None
+
+    def tree(self) -> dict[str, Any]:
+        return {"state": self.state} | ({} if self.average is None else {"average": self.average})
+
+    @property
+    def best(self) -> Transformer:
+        """The average where there is one, else the parameters."""
+        return self.state.model if self.average is None else self.average.model
+
+
+@dataclass
+class Outcome:
+    learner: Learner
+    mesh: Mesh
+    tokens: int = 0
+    """Positions trained on by this process, compile steps left out; likewise below."""
+    seconds: float = 0.0
+    flops: float = 0.0
+    program_bytes: dict[str, int] = field(default_factory=dict)
+    """Per device and stage: temporary memory of the compiled step."""
+
+
+def abstract_state(recipe: Recipe, phase: int, mesh: Mesh) -> TrainState:
+    """The train state of a phase as shapes, dtypes and shardings on `mesh`."""
+
+    def create() -> TrainState:
+        return TrainState.create(Transformer(recipe.model_config(phase), key=jax.random.key(recipe.seed)), recipe.optimizer)
+
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(create)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_concrete(leaf, mesh)), shapes)
+
+
+def train(recipe: Recipe, around: Surroundings, *, resume: tuple[Path, Manifest] | None) -> Outcome:
+    """Runs the recipe from its beginning or from a verified checkpoint, to its end.
+
+    Raises: Interrupted after saving, when a signal asked for it; TrainingDiverged beyond the budget of skipped steps.
+    """
+    return _Loop(recipe, around).run(resume)
+
+
+class _Loop:
+    def __init__(self, recipe: Recipe, around: Surroundings):
+        self.recipe = recipe
+        self.around = around
+        self.rate = learning_rates(
+            [
+                (phase.learning_rate, sum(span.num_steps for span in recipe.spans if span.phase == number))
+                for number, phase in enumerate(recipe.phases)
+            ]
+        )
+        self.spikes = SpikeWatch()
+        self.compiled: dict[tuple, Any] = {}
+        self.include = jax.jit(Average.include, donate_argnums=0)
+
+    def run(self, resume: tuple[Path, Manifest] | None) -> Outcome:
+        first, self.phase = 0, None
+        if resume is not None:
+            first, self.phase = resume[1].step, resume[1].meta["cursor"]["phase"]
+        with self.around.goodput.span("start_up"):
+            phase = next((span.phase for span in self.recipe.spans if span.end_step > first), len(self.recipe.phases) - 1)
+            mesh = make_mesh(self.recipe.mesh_config(phase))
+            abstract = abstract_state(self.recipe, phase, mesh)
+            self.out = Outcome(self._restore(abstract, *resume) if resume else self._create(abstract, mesh, phase), mesh)
+        for span in self.recipe.spans:
+            if span.end_step > first:
+                self._enter(span.phase)
+                with jax.set_mesh(self.out.mesh), self.around.preemption.deferred():
+                    self._run_span(span, max(first, span.first_step))
+        self.around.store.wait()
+        return self.out
+
+    def _create(self, abstract: TrainState, mesh: Mesh, phase: int) -> Learner:
+        cfg, recipe = self.recipe.model_config(phase), self.recipe
+        with jax.set_mesh(mesh):
+            make = jax.jit(lambda key: TrainState.create(Transformer(cfg, key=key), recipe.optimizer))
+            return Learner(make(jax.random.key(recipe.seed)))
+
+    def _restore(self, abstract: TrainState, path: Path, manifest: Manifest) -> Learner:
+        like = {"state": abstract}
+        if any(name.startswith("average.") for name in manifest.arrays):
+            like["average"] = Average(model=abstract.model, count=abstract.step)
+        return Learner(**restore(path, manifest, like))
+
+    def _enter(self, phase: int) -> None:
+        """Takes the state into a phase: its mesh, its rotary scaling, an empty average if it keeps one."""
+        if phase == self.phase:
+            return
+        learner = self.out.learner
+        self.out.mesh = mesh = make_mesh(self.recipe.mesh_config(phase))
+        abstract = abstract_state(self.recipe, phase, mesh)
+        leaves = jax.device_put(jax.tree.leaves(learner.state), [leaf.sharding for leaf in jax.tree.leaves(abstract)])
+        learner.state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+        with jax.set_mesh(mesh):
+            learner.average = jax.jit(Average.empty)(learner.state.model) if self._averages(phase) else None
+        self.phase = phase
+
+    def _averages(self, phase: int) -> bool:
+        return self.recipe.phases[phase].average_every is not None
+
+    def _run_span(self, span: Span, first: int) -> None:
+        around, recipe, learner = self.around, self.recipe, self.out.learner
+        step_function, compile_s = self._compile(span)
+        batches = around.batches(span, self.out.mesh, first)
+        last_of_phase = span.end_step == max(each.end_step for each in recipe.spans if each.phase == span.phase)
+        phase_first = min(each.first_step for each in recipe.spans if each.phase == span.phase)
+        pending, clock = None, time.perf_counter()
+        for step in range(first, span.end_step):
+            with around.goodput.span("data_wait"):
+                batch = next(batches)
+            rate = self.rate(step)
+            with around.goodput.span("step"):
+                learner.state, metrics = step_function(learner.state, batch, jnp.float32(rate))
+                if pending is not None:
+                    clock = self._record(span, *pending, clock)
+            extra = {"compile_s": compile_s} if step == first and compile_s else {}
+            pending = (step, metrics, rate, extra)
+            done, last = step + 1, step + 1 == span.end_step
+            every = recipe.phases[span.phase].average_every
+            if every and ((done - phase_first) % every == 0 or (last and last_of_phase)):
+                learner.average = self.include(learner.average, learner.state.model)
+            stop = around.preemption.requested
+            save = last or stop or done % around.save_every == 0
+            if save or done % around.evaluate_every == 0 or done % around.sample_every == 0:
+                with around.goodput.span("step"):
+                    self._record(span, *pending, clock)
+                pending = None
+                self._pause(span, done, save=bool(save), last=last)
+                clock = time.perf_counter()
+            if stop:
+                around.store.wait()
+                raise Interrupted(f"stopped by {stop} after step {done}, saved; run the same command again to continue")
+
+    def _compile(self, span: Span) -> tuple[Any, float]:
+        """The compiled step for the shape of a span and the phase it is in, and the seconds that took."""
+        recipe, stage = self.recipe, span.stage
+        phase = recipe.phases[span.phase]
+        shape = (stage.microbatches, stage.num_rows // stage.microbatches, stage.sequence_length)
+        key = (shape, recipe.model_config(span.phase), recipe.mesh_config(span.phase), phase.remat)
+        if key in self.compiled:
+            return self.compiled[key], 0.0
+        started = time.perf_counter()
+        with self.around.goodput.span("compile"):
+            objective = NextToken(precision=recipe.precision, remat=phase.remat, attention=recipe.attention)
+            rows = NamedSharding(self.out.mesh, spec(None, "batch", "position"))
+            batch = Batch(
+                **{
+                    name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == "loss_weight" else jnp.int32, sharding=rows)
+                    for name in Batch._fields
+                }
+            )
+            step = jax.jit(make_step(objective, recipe.optimizer), donate_argnums=0)
+            program = step.lower(self.out.learner.state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+        self.compiled = {key: program}
+        memory = program.memory_analysis()
+        self.out.program_bytes[f"{phase.name}/{stage.name}"] = getattr(memory, "temp_size_in_bytes", 0)
+        return program, time.perf_counter() - started
+
+    def _record(self, span: Span, step: int, metrics: dict, rate: float, extra: dict, clock: float) -> float:
+        """Waits for a step's metrics and tells everyone; returns the time they were there."""
+        stage, around = span.stage, self.around
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        now = time.perf_counter()
+        seconds, done = now - clock, step + 1
+        visible = values.pop("visible_pairs") / stage.tokens_per_step
+        record = {
+            "step": done,
+            "phase": self.recipe.phases[span.phase].name,
+            "stage": stage.name,
+            "tokens": span.first_token + (done - span.first_step) * stage.tokens_per_step,
+            **values,
+            "learning_rate": rate,
+            "sequence_length": stage.sequence_length,
+            "batch_tokens": stage.tokens_per_step,
+            "tokens_per_s": stage.tokens_per_step / seconds,
+            "visible_keys": visible,
+            **extra,
+        }
+        if note := self.spikes.note(values["loss"]):
+            record["spike"] = 1
+            around.say(f"step {done}: {note}")
+        around.journal.step(record)
+        around.progress.step(done, record)
+        self.out.tokens += stage.tokens_per_step
+        self.out.seconds += seconds
+        self.out.flops += stage.tokens_per_step * self.recipe.model.flops_per_token(visible)
+        if values["skipped"]:
+            self._skipped(done)
+        return now
+
+    def _skipped(self, step: int) -> None:
+        total = int(self.out.learner.state.skipped)
+        self.around.say(
+            f"batch {step} gave gradients that are not finite and was skipped ({total} of at most "
+            f"{self.recipe.max_skipped_steps})"
+        )
+        if total > self.recipe.max_skipped_steps:
+            raise TrainingDiverged(
+                f"{total} steps had gradients that are not finite, the last one batch {step}; max_skipped_steps="
+                f"{self.recipe.max_skipped_steps} allows no more. Lower the learning rate, or look at that batch; the "
+                "run continues from its last checkpoint"
+            )
+
+    def _pause(self, span: Span, done: int, *, save: bool, last: bool) -> None:
+        """Between two steps: evaluation, samples, a checkpoint."""
+        around, learner, stage = self.around, self.out.learner, span.stage
+        tokens = span.first_token + (done - span.first_step) * stage.tokens_per_step
+        if not around.preemption.requested and (done % around.evaluate_every == 0 or last):
+            with around.goodput.span("evaluate"):
+                scores = around.evaluate(learner.state.model, self.out.mesh)
+                if learner.average is not None and int(learner.average.count):
+                    averaged = around.evaluate(learner.average.model, self.out.mesh)
+                    scores = {**scores, **{f"average/{name}": value for name, value in averaged.items()}}
+            around.journal.evaluation({"step": done, "tokens": tokens, **scores})
+            around.say(
+                f"step {done}: held-out loss {scores['eval_loss']:.3f} nats/token, {scores['bits_per_byte']:.3f} bits/byte"
+            )
+        if not around.preemption.requested and done % around.sample_every == 0 and done < self.recipe.num_steps:
+            with around.goodput.span("sample"):
+                around.sample(learner.state.model, self.out.mesh, done)
+        if save:
+            cursor = {
+                "phase": self.phase, "stage": stage.name, "step": done, "tokens": tokens,
+                "positions": list(span.source_positions(done)),
+            }  # fmt: skip
+            meta = {**around.meta, "model": to_mapping(self.recipe.model_config(self.phase)), "cursor": cursor}
+            with around.goodput.span("checkpoint"):
+                around.store.save(done, learner.tree(), meta)
+        if last:
+            around.after_stage()
+
+
+def _concrete(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
+    partition = leaf.sharding.spec if leaf.sharding is not None else PartitionSpec()
+    return NamedSharding(mesh, partition)
+
+
+def state_bytes_per_device(recipe: Recipe, phase: int, mesh: Mesh) -> int:
+    """Bytes of parameters and optimizer state that one device holds."""
+    leaves = flatten(abstract_state(recipe, phase, mesh)).values()
+    return sum(jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)

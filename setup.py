@@ -1,0 +1,48 @@
+"""Packaging of llama3_jax: `pip install .`, with extras data, eval, media, tpu, gpu and test."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="llama3_jax",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "llama3_jax/__init__.py").read_text()).group(1),
+    description="The Llama 3 system in JAX: data, pre-training, post-training, evaluation, inference",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # configs/ at the top level is shipped as llama3_jax/configs: data only, no Python in it
+    packages=[*find_packages(include=["llama3_jax", "llama3_jax.*"]), "llama3_jax.configs"],
+    package_dir={"llama3_jax.configs": "configs"},
+    package_data={"llama3_jax.configs": ["*.yaml"]},
+    entry_points={"console_scripts": ["llama3 = llama3_jax.commands.main:main"]},
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "array_record>=0.8.6",
+        "tiktoken>=0.12",
+        "rustbpe>=0.1.0",
+        "pyyaml>=6.0.2",
+        "numpy>=2.1",
+        "rich>=13.9",
+        "matplotlib>=3.9",
+        "tensorboard>=2.18",
+        "zstandard>=0.23",
+        "pyarrow>=18",
+    ],
+    extras_require={
+        "data": ["daft>=0.7"],
+        "eval": ["sympy>=1.13"],
+        "media": ["pillow>=11", "soundfile>=0.13"],
+        "tpu": ["jax[tpu]"],
+        "gpu": ["jax[cuda13]"],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8"],
+    },
+)
