@@ -64,16 +64,17 @@ def _forward(tiles: _Tiles, q_XKQH, k_YKJH, v_YKJH, bounds_XQI, schedule):
     def visit(n, carry):
         acc_XKQH, max_XKQ, sum_XKQ = carry
         x, y, j = _locate(tiles, schedule.visit_M[n])
-        score_KQJ, visible_QJ = _scores(tiles, q_XKQH[x], k_YKJH[y], bounds_XQI, x, j)
-        old_KQ = max_XKQ[x]
+        v_KJH = _at(v_YKJH, y)
+        score_KQJ, visible_QJ = _scores(tiles, _at(q_XKQH, x), _at(k_YKJH, y), bounds_XQI, x, j)
+        old_KQ = _at(max_XKQ, x)
         new_KQ = jnp.maximum(old_KQ, jnp.max(score_KQJ, axis=-1))
         prob_KQJ = jnp.where(visible_QJ, jnp.exp(score_KQJ - new_KQ[..., None]), 0.0)
         shrink_KQ = jnp.exp(old_KQ - new_KQ)
-        out_KQH = _dot("kqj,kjh->kqh", prob_KQJ.astype(v_YKJH.dtype), v_YKJH[y])
+        out_KQH = _dot("kqj,kjh->kqh", prob_KQJ.astype(v_KJH.dtype), v_KJH)
         return (
-            acc_XKQH.at[x].set(acc_XKQH[x] * shrink_KQ[..., None] + out_KQH),
-            max_XKQ.at[x].set(new_KQ),
-            sum_XKQ.at[x].set(sum_XKQ[x] * shrink_KQ + jnp.sum(prob_KQJ, axis=-1)),
+            _put(acc_XKQH, x, _at(acc_XKQH, x) * shrink_KQ[..., None] + out_KQH),
+            _put(max_XKQ, x, new_KQ),
+            _put(sum_XKQ, x, _at(sum_XKQ, x) * shrink_KQ + jnp.sum(prob_KQJ, axis=-1)),
         )
 
     start = (
@@ -97,15 +98,16 @@ def _backward(tiles: _Tiles, saved, out_bar_XKQH):
     def visit(n, carry):
         q_bar_XKQH, k_bar_YKJH, v_bar_YKJH = carry
         x, y, j = _locate(tiles, schedule.visit_M[n])
-        score_KQJ, visible_QJ = _scores(tiles, q_XKQH[x], k_YKJH[y], bounds_XQI, x, j)
-        prob_KQJ = jnp.where(visible_QJ, jnp.exp(score_KQJ - lse_XKQ[x][..., None]), 0.0)
-        prob_bar_KQJ = _dot("kqh,kjh->kqj", out_bar_XKQH[x], v_YKJH[y])
-        score_bar_KQJ = (prob_KQJ * (prob_bar_KQJ - delta_XKQ[x][..., None]) * scale).astype(q_XKQH.dtype)
-        v_bar_KJH = _dot("kqj,kqh->kjh", prob_KQJ.astype(out_bar_XKQH.dtype), out_bar_XKQH[x])
+        q_KQH, k_KJH, v_KJH, out_bar_KQH = _at(q_XKQH, x), _at(k_YKJH, y), _at(v_YKJH, y), _at(out_bar_XKQH, x)
+        score_KQJ, visible_QJ = _scores(tiles, q_KQH, k_KJH, bounds_XQI, x, j)
+        prob_KQJ = jnp.where(visible_QJ, jnp.exp(score_KQJ - _at(lse_XKQ, x)[..., None]), 0.0)
+        prob_bar_KQJ = _dot("kqh,kjh->kqj", out_bar_KQH, v_KJH)
+        score_bar_KQJ = (prob_KQJ * (prob_bar_KQJ - _at(delta_XKQ, x)[..., None]) * scale).astype(q_KQH.dtype)
+        v_bar_KJH = _dot("kqj,kqh->kjh", prob_KQJ.astype(out_bar_KQH.dtype), out_bar_KQH)
         return (
-            q_bar_XKQH.at[x].add(_dot("kqj,kjh->kqh", score_bar_KQJ, k_YKJH[y])),
-            k_bar_YKJH.at[y].add(_dot("kqj,kqh->kjh", score_bar_KQJ, q_XKQH[x])),
-            v_bar_YKJH.at[y].add(v_bar_KJH),
+            _put(q_bar_XKQH, x, _at(q_bar_XKQH, x) + _dot("kqj,kjh->kqh", score_bar_KQJ, k_KJH)),
+            _put(k_bar_YKJH, y, _at(k_bar_YKJH, y) + _dot("kqj,kqh->kjh", score_bar_KQJ, q_KQH)),
+            _put(v_bar_YKJH, y, _at(v_bar_YKJH, y) + v_bar_KJH),
         )
 
     start = tuple(jnp.zeros(primal.shape, jnp.float32) for primal in (q_XKQH, k_YKJH, v_YKJH))
@@ -130,12 +132,21 @@ def _locate(tiles: _Tiles, visit: Array) -> tuple[Array, Array, Array]:
 
 def _scores(tiles: _Tiles, q_KQH, k_KJH, bounds_XQI: IntervalMask, x, j) -> tuple[Array, Array]:
     """Scaled float32 scores with hidden pairs at HIDDEN, and the visible pairs of the tile."""
-    start_QI, end_QI = bounds_XQI.start_BSI[x], bounds_XQI.end_BSI[x]
+    start_QI, end_QI = _at(bounds_XQI.start_BSI, x), _at(bounds_XQI.end_BSI, x)
     key_J = j * tiles.block_k + jnp.arange(tiles.block_k, dtype=jnp.int32)
     visible_QJ = jnp.any((start_QI[..., None] <= key_J) & (key_J < end_QI[..., None]), axis=1)
     visible_QJ = jnp.tile(visible_QJ, (tiles.group, 1))
     score_KQJ = _dot("kqh,kjh->kqj", q_KQH, k_KJH) * q_KQH.shape[-1] ** -0.5
     return jnp.where(visible_QJ, score_KQJ, HIDDEN), visible_QJ
+
+
+def _at(tiles: Array, number: Array) -> Array:
+    """One tile; a visit's numbers are in range, so no bounds are checked."""
+    return lax.dynamic_index_in_dim(tiles, number, keepdims=False)
+
+
+def _put(tiles: Array, number: Array, tile: Array) -> Array:
+    return lax.dynamic_update_index_in_dim(tiles, tile, number, axis=0)
 
 
 def _dot(equation: str, a: Array, b: Array) -> Array:

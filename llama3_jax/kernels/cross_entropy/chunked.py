@@ -49,7 +49,7 @@ def _backward(vocab_axis, chunk, gradients, bars):
     if vocab_axis:
         loss_bar = lax.psum(loss_bar, vocab_axis)
     x_bar_BSD, head_bar_DV = gradients
-    return (x_bar_BSD * loss_bar).astype(x_bar_BSD.dtype), head_bar_DV * loss_bar, None, None
+    return (x_bar_BSD.astype(jnp.float32) * loss_bar).astype(x_bar_BSD.dtype), head_bar_DV * loss_bar, None, None
 
 
 cross_entropy.defvjp(_forward, _backward)
@@ -81,7 +81,7 @@ def _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk, *, with_grad
         loss = loss + jnp.sum(nll_C * weight_C)
         if not with_gradients:
             return (loss, head_bar_DV), (nll_C, None)
-        logits_bar_CV = (weight_C[:, None] * (exp_CV / total_C[:, None] - hit_CV)).astype(x_CD.dtype)
+        logits_bar_CV = (weight_C[:, None] * (exp_CV / total_C[:, None] - hit_CV.astype(jnp.float32))).astype(x_CD.dtype)
         x_bar_CD = jnp.einsum("cv,dv->cd", logits_bar_CV, columns, preferred_element_type=jnp.float32)
         head_bar_DV += jnp.einsum("cd,cv->dv", x_CD, logits_bar_CV, preferred_element_type=jnp.float32)
         return (loss, head_bar_DV), (nll_C, x_bar_CD.astype(x_CD.dtype))

@@ -1,0 +1,82 @@
+"""Loss and gradients of a training step are those of one device, however data, sequence and model share the devices."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from tiny_model import documents, new_model, packed, placed
+
+from llama3_jax.kernels.attention import flash_attention
+from llama3_jax.model.config import ModelConfig
+from llama3_jax.model.transformer import Transformer
+from llama3_jax.train.adamw import AdamW
+from llama3_jax.train.objective import NextToken
+from llama3_jax.train.step import TrainState, make_step
+
+CFG = ModelConfig(
+    num_layers=2, model_dim=16, num_heads=8, num_kv_heads=4, head_dim=4, ffw_dim=16, vocab_size=64, context_length=64
+)
+S, ROWS = 32, ((9, 5, 18), (32,), (1, 30), (3,) * 10, (17, 15), (20,), (1, 1, 1, 29), (8, 8, 8, 8))
+# every pair of sizes 1, 2, 4 of two axes that eight devices hold
+LAYOUTS = [(2, 2, 2), (4, 2, 1), (4, 1, 2), (1, 4, 2), (2, 4, 1), (2, 1, 4), (1, 2, 4)]
+SLOW = [(2, 1, 1), (1, 2, 1), (1, 1, 2), (4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 1), (2, 1, 2), (1, 2, 2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """So that a row is several blocks, also on a piece of the sequence axis."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flash_attention, "BLOCK", 8)
+        yield
+
+
+def run(devices):
+    """(loss, metrics, gradient as NumPy) of a step of two micro-batches; the gradient is Adam's first moment without memory."""
+    optimizer = AdamW(beta1=0.0, clip_norm=1e30)
+    with jax.set_mesh(devices):
+        batch = packed([documents(CFG, *row, seed=number) for number, row in enumerate(ROWS)], S)
+        batch = placed(jax.tree.map(lambda leaf: leaf.reshape(2, 4, S), batch))
+        state = TrainState.create(new_model(CFG), optimizer)
+        step = jax.jit(make_step(NextToken(), optimizer)).lower(state, batch, jnp.float32(0)).compile()
+        results = [step(state, batch, jnp.float32(0)) for _ in range(2)]
+    (loss, metrics, gradient), again = ((m["loss"], m, jax.tree.map(np.asarray, s.moments.mu)) for s, m in results)
+    jax.tree.map(np.testing.assert_array_equal, (loss, metrics, gradient), again)
+    for (path, leaf), parameter in zip(
+        jax.tree_util.tree_leaves_with_path(results[0][0].moments.mu), jax.tree.leaves(state.model), strict=True
+    ):
+        assert leaf.sharding == parameter.sharding, jax.tree_util.keystr(path)
+    return float(loss), jax.tree.map(float, metrics), gradient
+
+
+@pytest.fixture(scope="module")
+def one(mesh):
+    return run(mesh())
+
+
+@pytest.mark.parametrize("data, sequence, model", [*LAYOUTS, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)])
+def test_loss_and_gradients(data, sequence, model, mesh, one):
+    """And a second run of the same program is the same to the last bit."""
+    expected_loss, expected_metrics, expected = one
+    loss, metrics, gradient = run(mesh(data=data, sequence=sequence, model=model))
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert metrics == pytest.approx(expected_metrics, rel=1e-5)
+    for (path, ours), right in zip(jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(ours - right) <= 1e-5 * np.linalg.norm(right), jax.tree_util.keystr(path)
+
+
+def test_initial_parameters(mesh):
+    """The same numbers from the same key, whatever the mesh, with the spread that each declares."""
+
+    def initial(**axes):
+        with jax.set_mesh(mesh(**axes)):
+            return jax.jit(partial(Transformer, CFG))(key=jax.random.key(0))
+
+    one, many = initial(), initial(data=2, model=4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, many)
+    assert many.head[...].sharding.spec == PartitionSpec("data", "model")
+    assert np.std(one.blocks.attention.w_q[...]) == pytest.approx(CFG.model_dim**-0.5, rel=0.1)
+    assert np.std(one.blocks.feed_forward.w_down[...]) == pytest.approx((CFG.ffw_dim * 2 * CFG.num_layers) ** -0.5, rel=0.1)
+    assert np.all(np.asarray(one.blocks.ffw_norm[...]) == 1)
