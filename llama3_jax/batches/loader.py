@@ -14,13 +14,12 @@ from collections.abc import Iterator, Sequence
 import grain
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from llama3_jax.batches.batch import Batch
 from llama3_jax.batches.rows import pack
 from llama3_jax.batches.stream import TokenStream
 from llama3_jax.batches.timeline import Span
-from llama3_jax.sharding.axes import spec
 
 READ_THREADS = 2
 PREFETCH_BATCHES = 4
@@ -60,11 +59,12 @@ class StageRows:
         return np.random.Generator(np.random.Philox(seed)).permutation(size)
 
 
-def stage_batches(span: Span, streams: Sequence[TokenStream], mesh: Mesh, *, seed: int, first_step: int) -> Iterator[Batch]:
-    """The global batches [A, B, S] of `span` from step `first_step` of the run on, on `mesh`."""
+def stage_batches(
+    span: Span, streams: Sequence[TokenStream], sharding: NamedSharding, *, microbatches: int, seed: int, first_step: int
+) -> Iterator[Batch]:
+    """The global batches [A, B, S] of `span` from step `first_step` of the run on, each placed as `sharding` says."""
     stage = span.stage
-    sharding = NamedSharding(mesh, spec(None, "batch", "position"))
-    shape = (stage.microbatches, stage.num_rows // stage.microbatches, stage.sequence_length)
+    shape = (microbatches, stage.num_rows // microbatches, stage.sequence_length)
     mine = _local_rows(sharding, shape)
 
     def assemble(step: int) -> Batch:

@@ -64,12 +64,12 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         around = Surroundings(
             store=store, save_every=run.checkpoint.every_steps, journal=journal, progress=progress, say=say,
             goodput=goodput, preemption=preemption,
-            batches=lambda span, mesh, step: stage_batches(
-                span, list(data.train.values()), mesh, seed=run.seed, first_step=step
+            batches=lambda span, sharding, microbatches, step: stage_batches(
+                span, list(data.train.values()), sharding, microbatches=microbatches, seed=run.seed, first_step=step
             ),
             evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
             sample=sample, sample_every=run.samples.every_steps,
-            after_stage=plot, meta={"tokenizer": data.tokenizer.fingerprint},
+            after_phase=plot, meta={"tokenizer": data.tokenizer.fingerprint},
         )  # fmt: skip
         outcome = train(recipe, around, resume=resume)
         with goodput.span("evaluate"):

@@ -89,16 +89,18 @@ class TrainRun:
             size, parts = getattr(model, dim), getattr(mesh, axis)
             if size % parts:
                 yield f"mesh.{axis}={parts} does not divide model.{dim}={size}; use a divisor of {size}"
-        rows_and_lengths = [
-            (f"phases[{number}].stages[{index}]", stage.num_rows // stage.microbatches, stage.sequence_length)
-            for index, stage in enumerate(phase.stages)
-        ] + [("held_out", self.held_out.rows_per_batch, self.held_out.sequence_length)]
-        for where, rows, length in rows_and_lengths:
-            if rows % mesh.data:
-                yield (
-                    f"{where}: {rows} rows at a time do not split over mesh.data={mesh.data}; use a multiple of "
-                    f"{mesh.data} rows, or fewer microbatches"
-                )
+        lengths = {f"phases[{number}].stages[{index}]": stage.sequence_length for index, stage in enumerate(phase.stages)}
+        for where, stage in zip(lengths, phase.stages, strict=True):
+            try:
+                stage.microbatches(mesh.data)
+            except ValueError as error:
+                yield f"{where}: {error}"
+        if self.held_out.rows_per_batch % mesh.data:
+            yield (
+                f"held_out: rows_per_batch={self.held_out.rows_per_batch} do not split over mesh.data={mesh.data}; use a "
+                f"multiple of {mesh.data}"
+            )
+        for where, length in [*lengths.items(), ("held_out", self.held_out.sequence_length)]:
             if length % mesh.sequence:
                 yield f"{where}: sequence_length={length} does not split over mesh.sequence={mesh.sequence}"
             if length > model.longest_sequence:

@@ -28,7 +28,7 @@ def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float
         f"attention {run.attention.resolve().value}, matmul peak measured {_si(peak)}FLOP/s"
     )
     held = state_bytes_per_device(recipe, 0, mesh)
-    yield f"memory per device: {_si(held)}B of parameters and optimizer state, activations are printed when compiled"
+    yield f"memory per device: {_si(held)}B of parameters and optimizer state, activations are told when a step is compiled"
     yield f"schedule: {recipe.num_steps:,} steps, {recipe.num_tokens:,} tokens, {_si(_flops(recipe))}FLOPs"
     for span in recipe.spans:
         stage = span.stage
@@ -71,8 +71,6 @@ def after(
             f"speed: {outcome.tokens / outcome.seconds:,.0f} tokens/s, {_si(rate)}FLOP/s of the model, "
             f"{rate / (peak * devices):.0%} of the measured matmul peak"
         )
-    for name, size in outcome.program_bytes.items():
-        yield f"memory of a step in {name}: {_si(size)}B per device beside the state"
     yield f"time: {format_duration(goodput.total_s)} in all"
     yield goodput.table()
     yield f"run directory: {directory}"

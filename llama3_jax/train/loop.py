@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.transformer import Transformer
-from llama3_jax.sharding.axes import make_mesh, spec
+from llama3_jax.sharding.axes import RULES, make_mesh, spec
 from llama3_jax.sharding.mesh_config import MeshConfig
 from llama3_jax.train.adamw import AdamW
 from llama3_jax.train.average import Average
@@ -86,14 +86,14 @@ class Surroundings:
     say: Callable[[str], None]
     goodput: Goodput
     preemption: Preemption
-    batches: Callable[[Span, Mesh, int], Iterator[Batch]]
-    """(span, mesh, first step) -> its global batches [A, B, S]."""
+    batches: Callable[[Span, NamedSharding, int, int], Iterator[Batch]]
+    """(span, sharding, micro-batches, first step) -> its global batches [A, B, S]."""
     evaluate: Callable[[Transformer, Mesh], Mapping[str, float]]
     evaluate_every: int
     sample: Callable[[Transformer, Mesh, int], None]
     """(model, its mesh, step)"""
     sample_every: int
-    after_stage: Callable[[], None]
+    after_phase: Callable[[], None]
     meta: Mapping[str, Any]
     """Stored in every checkpoint beside the cursor."""
 
@@ -122,8 +122,6 @@ class Outcome:
     """Positions trained on by this process, compile steps left out; likewise below."""
     seconds: float = 0.0
     flops: float = 0.0
-    program_bytes: dict[str, int] = field(default_factory=dict)
-    """Per device and stage: temporary memory of the compiled step."""
 
 
 def abstract_state(recipe: Recipe, phase: int, mesh: Mesh) -> TrainState:
@@ -207,8 +205,7 @@ class _Loop:
     def _run_span(self, span: Span, first: int) -> None:
         around, recipe, learner = self.around, self.recipe, self.out.learner
         step_function, compile_s = self._compile(span)
-        batches = around.batches(span, self.out.mesh, first)
-        last_of_phase = span.end_step == max(each.end_step for each in recipe.spans if each.phase == span.phase)
+        batches = around.batches(span, self._rows_sharding(), self._microbatches(span), first)
         phase_first = min(each.first_step for each in recipe.spans if each.phase == span.phase)
         pending, clock = None, time.perf_counter()
         for step in range(first, span.end_step):
@@ -223,7 +220,7 @@ class _Loop:
             pending = (step, metrics, rate, extra)
             done, last = step + 1, step + 1 == span.end_step
             every = recipe.phases[span.phase].average_every
-            if every and ((done - phase_first) % every == 0 or (last and last_of_phase)):
+            if every and ((done - phase_first) % every == 0 or done == self._last_step(span.phase)):
                 learner.average = self.include(learner.average, learner.state.model)
             stop = around.preemption.requested
             save = last or stop or done % around.save_every == 0
@@ -237,18 +234,28 @@ class _Loop:
                 around.store.wait()
                 raise Interrupted(f"stopped by {stop} after step {done}, saved; run the same command again to continue")
 
+    def _last_step(self, phase: int) -> int:
+        return max(span.end_step for span in self.recipe.spans if span.phase == phase)
+
+    def _rows_sharding(self) -> NamedSharding:
+        return NamedSharding(self.out.mesh, spec(None, "batch", "position"))
+
+    def _microbatches(self, span: Span) -> int:
+        return span.stage.microbatches(self.out.mesh.shape[RULES.batch])
+
     def _compile(self, span: Span) -> tuple[Any, float]:
         """The compiled step for the shape of a span and the phase it is in, and the seconds that took."""
         recipe, stage = self.recipe, span.stage
         phase = recipe.phases[span.phase]
-        shape = (stage.microbatches, stage.num_rows // stage.microbatches, stage.sequence_length)
+        pieces = self._microbatches(span)
+        shape = (pieces, stage.num_rows // pieces, stage.sequence_length)
         key = (shape, recipe.model_config(span.phase), recipe.mesh_config(span.phase), phase.remat)
         if key in self.compiled:
             return self.compiled[key], 0.0
         started = time.perf_counter()
         with self.around.goodput.span("compile"):
             objective = NextToken(precision=recipe.precision, remat=phase.remat, attention=recipe.attention)
-            rows = NamedSharding(self.out.mesh, spec(None, "batch", "position"))
+            rows = self._rows_sharding()
             batch = Batch(
                 **{
                     name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == "loss_weight" else jnp.int32, sharding=rows)
@@ -259,8 +266,11 @@ class _Loop:
             program = step.lower(self.out.learner.state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
         self.compiled = {key: program}
         memory = program.memory_analysis()
-        self.out.program_bytes[f"{phase.name}/{stage.name}"] = getattr(memory, "temp_size_in_bytes", 0)
-        return program, time.perf_counter() - started
+        seconds, temporary = time.perf_counter() - started, getattr(memory, "temp_size_in_bytes", 0)
+        self.around.say(
+            f"{phase.name}/{stage.name}: compiled in {seconds:.1f} s, {temporary / 2**20:,.0f} MiB per device beside the state"
+        )
+        return program, seconds
 
     def _record(self, span: Span, step: int, metrics: dict, rate: float, extra: dict, clock: float) -> float:
         """Waits for a step's metrics and tells everyone; returns the time they were there."""
@@ -332,8 +342,8 @@ class _Loop:
             meta = {**around.meta, "model": to_mapping(self.recipe.model_config(self.phase)), "cursor": cursor}
             with around.goodput.span("checkpoint"):
                 around.store.save(done, learner.tree(), meta)
-        if last:
-            around.after_stage()
+        if done == self._last_step(span.phase):
+            around.after_phase()
 
 
 def _concrete(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
