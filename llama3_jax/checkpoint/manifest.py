@@ -30,9 +30,10 @@ class Manifest:
     """path inside the checkpoint -> [bytes, sha256]"""
 
     def write(self, directory: Path) -> None:
-        """Writes it into `directory`, on disk when this returns."""
+        """Writes it into `directory` with a hash of itself, on disk when this returns."""
+        fields = dataclasses.asdict(self)
         with (directory / NAME).open("w") as out:
-            json.dump(dataclasses.asdict(self), out, indent=1)
+            json.dump(fields | {"sha256": _sha256_of(fields)}, out, indent=1)
             out.flush()
             os.fsync(out.fileno())
 
@@ -57,10 +58,9 @@ def read_manifest(directory: Path) -> Manifest:
             f"{directory} has checkpoint format {version}, this version of llama3_jax reads {FORMAT_VERSION}; "
             f"install the version that wrote it, or start a new run"
         )
-    try:
-        return Manifest(**fields)
-    except TypeError as error:
-        raise DamagedCheckpoint(f"{directory / NAME} has other fields than a manifest ({error})") from error
+    if fields.pop("sha256", None) != _sha256_of(fields):
+        raise DamagedCheckpoint(f"{directory / NAME} was changed after it was written (sha256 differs)")
+    return Manifest(**fields)
 
 
 def verify(directory: Path) -> Manifest:
@@ -79,6 +79,10 @@ def verify(directory: Path) -> Manifest:
         if _sha256(path) != digest:
             raise DamagedCheckpoint(f"{path} was changed after it was written (sha256 differs)")
     return manifest
+
+
+def _sha256_of(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

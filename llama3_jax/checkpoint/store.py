@@ -125,12 +125,13 @@ class CheckpointStore:
             )
             shutil.rmtree(self.path(step), ignore_errors=True)
             os.replace(partial, self.path(step))
-            self._retire()
+            self._retire(step)
         except BaseException as failure:  # noqa: BLE001 - handed to the thread that saves or waits next
             self._failure = failure
 
-    def _retire(self) -> None:
-        for step in self.steps()[: -self.keep_last]:
+    def _retire(self, newest: int) -> None:
+        """Deletes what is too old beside `newest`. A later step is one that was found damaged, and is not counted."""
+        for step in [step for step in self.steps() if step <= newest][: -self.keep_last]:
             if self.keep_every is None or step % self.keep_every:
                 doomed = self.path(step).with_name(self.path(step).name + DELETING)
                 os.replace(self.path(step), doomed)

@@ -1,0 +1,141 @@
+"""A save never harms what is there: not the state in training, not the checkpoints before it."""
+
+import errno
+import shutil
+from collections import namedtuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from llama3_jax.checkpoint import store as store_module
+from llama3_jax.checkpoint.retention import Retention
+from llama3_jax.checkpoint.store import CheckpointStore, restore
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints", keep_last=2)
+    yield store
+    store.close()
+
+
+def tree(step: int) -> dict:
+    return {"w": jnp.full((50,), float(step))}
+
+
+def save(store, *steps):
+    for step in steps:
+        store.save(step, tree(step), {})
+    store.wait()
+
+
+def value(store, step):
+    path, manifest = store.path(step), store_module.verify(store.path(step))
+    sharding = tree(0)["w"].sharding
+    return float(restore(path, manifest, {"w": jax.ShapeDtypeStruct((50,), jnp.float32, sharding=sharding)})["w"][0])
+
+
+def test_overwriting_the_state_right_after_save_does_not_reach_the_disk(tmp_path, mesh):
+    overwrite = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf * 0 - 7, state), donate_argnums=0)
+    sharding = NamedSharding(mesh(data=2, model=2), PartitionSpec("data", "model"))
+    store = CheckpointStore(tmp_path / "checkpoints", keep_last=5)
+    expected, state = {}, None
+    for step in range(5):
+        state = {
+            name: jax.device_put(jax.random.normal(jax.random.key(2 * step + n), (1000, 500)), sharding)
+            for n, name in enumerate(("w", "moment"))
+        }
+        expected[step] = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+        store.save(step, state, {})
+        for _ in range(3):
+            state = overwrite(state)
+    store.close()
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    for step in range(5):
+        found = restore(store.path(step), store_module.verify(store.path(step)), like)
+        for name in like:
+            np.testing.assert_array_equal(np.asarray(found[name]), expected[step][name])
+
+
+def test_the_last_and_every_so_many_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path, keep_last=2, keep_every=30)
+    save(store, *range(10, 80, 10))
+    assert store.steps() == [30, 60, 70]
+    store.close()
+
+
+def test_keeping_one_keeps_the_newest(tmp_path):
+    store = CheckpointStore(tmp_path, keep_last=1)
+    for step in (1, 2, 3):
+        save(store, step)
+        assert store.steps() == [step] and value(store, step) == step
+    store.close()
+
+
+def test_a_damaged_later_one_does_not_push_out_what_is_saved(tmp_path):
+    """After damage to 60 a run goes on from 40 and may stop, and save, before it is at 60 again."""
+    store = CheckpointStore(tmp_path, keep_last=1, keep_every=20)
+    save(store, 40, 60)
+    (store.path(60) / "manifest.json").unlink()
+    assert store.latest(report=lambda text: None)[1].step == 40
+    save(store, 50)
+    assert store.latest(report=lambda text: None)[1].step == 50
+    save(store, 60)
+    assert store.latest(report=pytest.fail)[1].step == 60 and value(store, 60) == 60
+    store.close()
+
+
+def test_a_step_saved_again_is_replaced(store):
+    save(store, 1)
+    store.save(1, tree(9), {})
+    store.wait()
+    assert store.steps() == [1] and value(store, 1) == 9
+
+
+def test_a_full_disk_is_said_before_anything_is_written(store, monkeypatch):
+    save(store, 1)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1000, 1000 - 210, 210))
+    with pytest.raises(OSError, match="needs 220 bytes.*210 free"):
+        store.save(2, tree(2), {})
+    monkeypatch.undo()
+    assert [path.name for path in store.directory.iterdir()] == ["00000001"] and value(store, 1) == 1
+    save(store, 2)
+    assert store.steps() == [1, 2]
+
+
+@pytest.mark.parametrize("asked", ["wait", "save", "close"])
+def test_a_disk_that_fills_up_while_writing_is_told_to_whoever_comes_next(store, monkeypatch, asked):
+    save(store, 1)
+
+    def full(directory):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_module, "hash_files", full)
+    store.save(2, tree(2), {})
+    ask = {"wait": store.wait, "close": store.close, "save": lambda: store.save(3, tree(3), {})}[asked]
+    with pytest.raises(OSError, match="No space left.*before it are untouched"):
+        ask()
+    monkeypatch.undo()
+    assert store.steps() == [1] and store.latest(report=pytest.fail)[1].step == 1 and value(store, 1) == 1
+    save(store, 4)
+    assert store.steps() == [1, 4]
+    store.clear_leftovers()
+    assert sorted(path.name for path in store.directory.iterdir()) == ["00000001", "00000004"]
+
+
+def test_a_checkpoint_has_its_name_only_when_it_is_whole(store, monkeypatch):
+    seen = []
+    hash_files = store_module.hash_files
+    monkeypatch.setattr(store_module, "hash_files", lambda path: seen.append((path.name, store.steps())) or hash_files(path))
+    save(store, 1, 2)
+    assert seen == [("00000001.partial", []), ("00000002.partial", [1])]
+
+
+@pytest.mark.parametrize("wrong", [{"every_steps": 0}, {"keep_last": 0}, {"keep_every": 0}])
+def test_retention_refuses_to_keep_nothing(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Retention(**{"every_steps": 10, **wrong})
