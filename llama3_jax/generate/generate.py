@@ -22,6 +22,10 @@ from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding.axes import spec
 
 
+NO_TOKEN = -1
+"""Stands for a stop id where there is none."""
+
+
 def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -39,6 +43,8 @@ def generate(
 
     Raises: ValueError for an empty prompt, or one that leaves no room in the model's context.
     """
+    if not prompts or max_new_tokens < 1:
+        raise ValueError(f"{len(prompts)} prompts and max_new_tokens={max_new_tokens}: use at least 1 of each")
     longest = model.cfg.longest_sequence
     for number, prompt in enumerate(prompts):
         if not prompt:
@@ -55,7 +61,7 @@ def generate(
         tokens_RS[row, : len(prompt)] = prompt
         positions_RS[row, : len(prompt)] = np.arange(len(prompt))
     new_RO = _generate(
-        model, tokens_RS, positions_RS, jax.random.key(seed), jnp.array(sorted(stop_ids), jnp.int32),
+        model, tokens_RS, positions_RS, jax.random.key(seed), jnp.array(sorted(stop_ids) or [NO_TOKEN], jnp.int32),
         max_new_tokens, sampling, precision,
     )  # fmt: skip
     stops = set(stop_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import statistics
 
 WINDOW = 64
@@ -24,5 +25,6 @@ class SpikeWatch:
             deviation = statistics.median(abs(value - median) for value in recent)
             if loss > median + DEVIATIONS * max(deviation, 1e-3 * abs(median)):
                 text = f"loss spike: {loss:.3f} after a median of {median:.3f}"
-        self._recent.append(loss)
+        if math.isfinite(loss):
+            self._recent.append(loss)
         return text
