@@ -43,7 +43,10 @@ class ModelConfig:
     vocab_size: int
     """Ranks plus 256 special tokens."""
     context_length: int
-    """Positions a row may have while `rope_scaling` is null."""
+    """Positions a row may have; `rope_scaling` raises it to factor * original_context_length where that is more.
+
+    131072 for Llama 3.1, whose factor of 8 over 8192 positions alone would give half of that.
+    """
     tie_embeddings: bool = False
     """The output matrix is the embedding table: 3.2 1B and 3B only."""
     rope_theta: float = 500_000.0
@@ -73,7 +76,7 @@ class ModelConfig:
         """Positions that the rotary embedding is meant for, scaling included."""
         if self.rope_scaling is None:
             return self.context_length
-        return round(self.rope_scaling.factor * self.rope_scaling.original_context_length)
+        return max(self.context_length, round(self.rope_scaling.factor * self.rope_scaling.original_context_length))
 
     @property
     def num_parameters(self) -> int:
