@@ -1,0 +1,190 @@
+"""What a user gets wrong is named, with the remedy, before anything is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_run import write_run
+
+from llama3_jax import commands
+from llama3_jax.commands.main import main
+
+
+def error_of(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) in (1, 2)
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    return str(write_run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("model.num_kvheads=2", ["num_kvheads", "num_kv_heads"]),
+        ("model.num_kv_heads=3", ["num_kv_heads=3", "num_heads=4"]),
+        ("model.num_heads=four", ["num_heads", "four"]),
+        ("mesh.data=3", ["mesh.data=3"]),
+        ("mesh.model=4", ["mesh.model=4", "num_kv_heads=2"]),
+        ("mesh.pipeline=2", ["pipeline"]),
+        ("held_out.sequence_length=64", ["sequence_length=64", "32"]),
+        ("phases.0.stages.0.tokens_per_step=100", ["tokens_per_step=100", "sequence_length=16"]),
+        ("phases.0.stages.0.mix={tails: 1}", ["tails", "tales"]),
+        ("phases.0.learning_rate.kind=cosine", ["cosine", "warmup_cosine"]),
+        ("data.sources.tales.paths=3", ["paths"]),
+        ("nonsense", ["nonsense"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_right(run_file, capsys, override, words):
+    message = error_of(capsys, "train", run_file, override)
+    assert all(word in message for word in words), message
+
+
+def test_a_wrong_config_is_refused_fast_and_without_a_device(run_file, tmp_path):
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "llama3_jax", "train", run_file, "model.num_heads=0"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert time.monotonic() - started < 2.0
+    assert done.returncode == 2 and "num_heads=0" in done.stderr
+    assert "| jax\n" not in done.stderr and not (tmp_path / "runs").exists()
+
+
+def test_print_config_shows_every_value_and_its_origin(run_file, capsys):
+    assert main(["train", run_file, "seed=5", "--print-config"]) == 0
+    shown = capsys.readouterr().out
+    assert any(line.startswith("seed: 5") and "command line" in line for line in shown.splitlines())
+    assert any("rope_theta" in line and "default" in line for line in shown.splitlines())
+
+
+def test_a_missing_run_file_suggests_a_near_name(capsys):
+    assert "quickstart" in error_of(capsys, "train", "quikstart")
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("absent.txt", None, ["absent.txt"]),
+        ("empty.txt", b"", ["empty"]),
+        ("latin.txt", "caf\xe9".encode("latin-1") * 50, ["latin.txt", "UTF-8"]),
+        ("broken.jsonl", b'{"text": "good"}\n{"text": ', ["broken.jsonl", "2"]),
+        ("other.jsonl", b'{"body": "no text"}\n', ["other.jsonl", "text"]),
+        ("picture.png", b"\x89PNG", ["picture.png"]),
+        ("tiny.txt", b"too little text for a vocabulary", ["vocab_size"]),
+    ],
+)
+def test_bad_documents_are_named(run_file, tmp_path, capsys, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    message = error_of(capsys, "train", run_file, "--data", str(tmp_path / name), "--runs", str(tmp_path / "runs"))
+    assert all(word in message for word in words), message
+    assert "Traceback" not in message
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run of one step, its run file and its directory."""
+    place = tmp_path_factory.mktemp("begun")
+    overrides = [
+        "phases=[{name: only, learning_rate: {kind: warmup_cosine, peak: 1e-3, final: 0, warmup_steps: 0, steps: 9}, "
+        "stages: [{name: one, tokens: 128, sequence_length: 32, tokens_per_step: 128}]}]",
+        "samples={every_steps: 9, prompt_tokens: 4, max_new_tokens: 2}",
+    ]
+    run_file = write_run(place)
+    commands.train(run_file, overrides, runs=place / "runs")
+    return run_file, overrides, place / "runs" / "tiny"
+
+
+def test_a_directory_of_another_config_is_refused_with_the_difference(begun):
+    run_file, overrides, directory = begun
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="model.ffw_dim: 64 -> 96"):
+        commands.train(run_file, [*overrides, "model.ffw_dim=96"], runs=directory.parent)
+    assert before == {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_config_of_another_version_is_refused(begun):
+    run_file, overrides, directory = begun
+    text = (directory / "config.yaml").read_text()
+    try:
+        (directory / "config.yaml").write_text(text + "future_idea: 1\n")
+        with pytest.raises(ValueError, match="future_idea"):
+            commands.train(run_file, overrides, runs=directory.parent)
+    finally:
+        (directory / "config.yaml").write_text(text)
+
+
+def test_a_directory_that_is_no_run_is_refused(begun, tmp_path):
+    run_file, overrides, _ = begun
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="thesis.tex"):
+        commands.train(run_file, overrides, runs=tmp_path)
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["thesis.tex"]
+
+
+def test_a_newer_checkpoint_is_refused(begun):
+    run_file, overrides, directory = begun
+    (manifest,) = directory.glob("checkpoints/*/manifest.json")
+    text = manifest.read_text()
+    try:
+        manifest.write_text(json.dumps(json.loads(text) | {"format_version": 99}))
+        with pytest.raises(ValueError, match="99"):
+            commands.train(run_file, overrides, runs=directory.parent)
+    finally:
+        manifest.write_text(text)
+
+
+def test_a_truncated_shard_and_a_shard_of_another_vocabulary_are_refused(begun):
+    run_file, overrides, directory = begun
+    shard = next(directory.glob("data/tales-train-*.arrayrecord"))
+    content = shard.read_bytes()
+    header = shard.with_suffix(".json")
+    text = header.read_text()
+    try:
+        shard.write_bytes(content[:-100])
+        with pytest.raises(ValueError, match=shard.name):
+            commands.train(run_file, overrides, runs=directory.parent)
+        shard.write_bytes(content)
+        header.write_text(json.dumps(json.loads(text) | {"tokenizer_fingerprint": "0" * 64}))
+        with pytest.raises(ValueError, match="tokenizer"):
+            commands.train(run_file, overrides, runs=directory.parent)
+    finally:
+        shard.write_bytes(content)
+        header.write_text(text)
+
+
+def test_two_processes_do_not_share_a_directory(begun):
+    import fcntl
+
+    run_file, overrides, directory = begun
+    with (directory / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process"):
+            commands.train(run_file, overrides, runs=directory.parent)
+
+
+def test_generating_from_nothing_is_refused(tmp_path, capsys):
+    assert "run directory" in error_of(capsys, "generate", str(tmp_path / "nowhere"), "--prompt", "x")
+    assert "tokenizer" in error_of(capsys, "generate", str(tmp_path), "--prompt", "x")
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(begun, monkeypatch, tmp_path):
+    run_file, overrides, directory = begun
+    import shutil
+
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
+    with pytest.raises(OSError, match="1,000 free"):
+        commands.train(run_file, [*overrides, "name=full"], runs=directory.parent)
+    monkeypatch.undo()
+    finished = commands.train(run_file, [*overrides, "name=full"], runs=directory.parent)
+    assert os.listdir(finished.directory / "checkpoints") == ["00000001"]
