@@ -21,7 +21,6 @@ from llama3_jax.model.precision import Precision
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding.axes import spec
 
-
 NO_TOKEN = -1
 """Stands for a stop id where there is none."""
 
