@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 
 from llama3_jax.batches.batch import Batch
 from llama3_jax.batches.rows import pack
-from llama3_jax.batches.stream import TokenStream
+from llama3_jax.batches.shuffle import ShuffledStream
 from llama3_jax.batches.timeline import Span
 
 READ_THREADS = 2
@@ -35,7 +35,7 @@ class StageRows:
     A source's part of the stage is one stretch of its stream, cut into rows whose order is then shuffled.
     """
 
-    def __init__(self, span: Span, streams: Sequence[TokenStream], *, seed: int):
+    def __init__(self, span: Span, streams: Sequence[ShuffledStream], *, seed: int):
         self._span = span
         self._streams = streams
         self._seed = seed
@@ -50,7 +50,7 @@ class StageRows:
         source, ordinal = self._span.mix.locate(row)
         block, offset = divmod(ordinal, SHUFFLED_ROWS)
         ordinal = block * SHUFFLED_ROWS + int(self._order(source, block)[offset])
-        pieces = self._streams[source].read(self._span.positions[source] + ordinal * length, length + 1)
+        pieces = self._streams[source].row(self._span.positions[source] + ordinal * length, length)
         return pack(pieces, length, source)
 
     def _order_block(self, source: int, block: int) -> np.ndarray:
@@ -60,7 +60,7 @@ class StageRows:
 
 
 def stage_batches(
-    span: Span, streams: Sequence[TokenStream], sharding: NamedSharding, *, microbatches: int, seed: int, first_step: int
+    span: Span, streams: Sequence[ShuffledStream], sharding: NamedSharding, *, microbatches: int, seed: int, first_step: int
 ) -> Iterator[Batch]:
     """The global batches [A, B, S] of `span` from step `first_step` of the run on, each placed as `sharding` says."""
     stage = span.stage

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama3_jax.batches.shards import Shards, open_shards
+from llama3_jax.batches.shuffle import ShuffledStream
 from llama3_jax.batches.stream import TokenStream
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.curation.corpus import prepare_corpus
@@ -19,7 +20,7 @@ TOKENIZER = "tokenizer.model"
 @dataclass(frozen=True, kw_only=True)
 class RunData:
     tokenizer: Tokenizer
-    train: Mapping[str, TokenStream]
+    train: Mapping[str, ShuffledStream]
     held_out: Mapping[str, TokenStream]
 
 
@@ -52,4 +53,8 @@ def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> 
             for name in run.sources
         }
 
-    return RunData(tokenizer=tokenizer, train=streams(train, run.seed), held_out=streams(held_out, None))
+    longest = max(stage.sequence_length for phase in run.phases for stage in phase.stages)
+    shuffled = {
+        name: ShuffledStream(stream, seed=run.seed, block=longest) for name, stream in streams(train, run.seed).items()
+    }
+    return RunData(tokenizer=tokenizer, train=shuffled, held_out=streams(held_out, None))

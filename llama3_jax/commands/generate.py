@@ -23,7 +23,7 @@ def generate(
     empty list of prompts, or a prompt longer than the context.
     """
     if not prompts:
-        raise ValueError("no prompt was given")
+        raise ValueError("no prompt was given; use --prompt TEXT or --prompt-file FILE (prompts=[...] in Python)")
     directory = Path(run_directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"no run directory at {directory}; give the directory that `llama3 train` printed")

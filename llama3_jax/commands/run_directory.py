@@ -15,6 +15,8 @@ from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
 
 CONFIG = "config.yaml"
+BEGUN = ("data/corpus.json", "metrics.jsonl", "checkpoints")
+"""A directory with any of these holds work of its config; one with none stopped before it began, and is taken over."""
 
 
 @contextmanager
@@ -49,6 +51,8 @@ def _require_ours(directory: Path, run: Loaded[TrainRun]) -> None:
                 f"{directory} has files ({', '.join(sorted(found)[:5])}) but no {CONFIG}: it is not a run directory; "
                 "choose another name=... or --runs directory"
             )
+        return
+    if not any((directory / name).exists() for name in BEGUN):
         return
     remedy = "choose another name=..., or delete that directory to start over"
     try:

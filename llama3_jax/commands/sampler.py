@@ -19,7 +19,12 @@ class Sampler:
         self._prompts = {name: self._prompt(stream) for name, stream in data.held_out.items()}
 
     def __call__(self, model: Transformer, mesh: Mesh) -> dict[str, tuple[str, str]]:
-        """Source -> (prompt, continuation). The same model gives the same text."""
+        """Source -> (prompt, continuation). The same model gives the same text.
+
+        In a job of several processes there are none: no process holds the whole model.
+        """
+        if jax.process_count() > 1:
+            return {}
         model, mesh = one_replica(model, mesh)
         with jax.set_mesh(mesh):
             texts = generate(

@@ -42,8 +42,8 @@ def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float
     for (name, stream), tokens in zip(data.train.items(), ends, strict=True):
         yield (
             f"  source {name}: {tokens:,} of {stream.num_tokens:,} tokens ({tokens / stream.num_tokens:.2f} epochs), "
-            f"{stream.num_documents:,} documents, {stream.num_documents / stream.num_tokens:.2%} of positions end a "
-            f"document and have no target, no padding, {stream.documents_cut(longest):.0%} of documents cut at "
+            f"{stream.stream.num_documents:,} documents, {stream.stream.num_documents / stream.num_tokens:.2%} of positions end a "
+            f"document and have no target, no padding, {stream.stream.documents_cut(longest):.0%} of documents cut at "
             f"{longest:,}"
         )
 

@@ -40,7 +40,8 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> list[bytes]:
     if len(tokens) < num_tokens:
         raise ValueError(
             f"the texts gave {len(tokens) - num_bytes} merges, vocab_size={vocab_size} asks for "
-            f"{num_merges}; give more text, or vocab_size={len(tokens) + NUM_SPECIAL_TOKENS} at most"
+            f"{num_merges}; give more text, or vocab_size={len(tokens) + NUM_SPECIAL_TOKENS} at most "
+            "(in a run file: model.vocab_size)"
         )
     return tokens
 

@@ -166,6 +166,7 @@ class _Loop:
             mesh = make_mesh(self.recipe.mesh_config(phase))
             abstract = abstract_state(self.recipe, phase, mesh)
             self.out = Outcome(self._restore(abstract, *resume) if resume else self._create(abstract, mesh, phase), mesh)
+        self.skipped = int(self.out.learner.state.skipped)
         for span in self.recipe.spans:
             if span.end_step > first:
                 self._enter(span.phase)
@@ -305,14 +306,14 @@ class _Loop:
         return now
 
     def _skipped(self, step: int) -> None:
-        total = int(self.out.learner.state.skipped)
+        self.skipped += 1
         self.around.say(
-            f"batch {step} gave gradients that are not finite and was skipped ({total} of at most "
+            f"batch {step} gave gradients that are not finite and was skipped ({self.skipped} of at most "
             f"{self.recipe.max_skipped_steps})"
         )
-        if total > self.recipe.max_skipped_steps:
+        if self.skipped > self.recipe.max_skipped_steps:
             raise TrainingDiverged(
-                f"{total} steps had gradients that are not finite, the last one batch {step}; max_skipped_steps="
+                f"{self.skipped} steps had gradients that are not finite, the last one batch {step}; max_skipped_steps="
                 f"{self.recipe.max_skipped_steps} allows no more. Lower the learning rate, or look at that batch; the "
                 "run continues from its last checkpoint"
             )

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from llama3_jax.batches.shuffle import ShuffledStream
 from llama3_jax.batches.stream import TokenStream
 
 
@@ -33,6 +34,11 @@ def make_stream(lengths, *, first=0, seed=0, num_shards=2, window=1 << 16):
     documents = number_documents(lengths, first)
     shards = [MemoryShard(documents[k::num_shards]) for k in range(min(num_shards, len(documents)))]
     return TokenStream(shards, seed=seed, window=window)
+
+
+def make_shuffled(lengths, *, block=1 << 30, **how):
+    """A stream shuffled in blocks; by default one block, in the order of the stream."""
+    return ShuffledStream(make_stream(lengths, **how), seed=7, block=block)
 
 
 def concatenated(pieces):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
-from numbered_documents import all_rows, make_stream
+from numbered_documents import all_rows, make_shuffled
 
 from llama3_jax.batches import loader
 from llama3_jax.batches.loader import StageRows, stage_batches
@@ -14,7 +14,7 @@ from llama3_jax.sharding.axes import spec
 
 @pytest.fixture
 def streams():
-    return [make_stream([7, 30, 3, 12] * 60, seed=1), make_stream([9, 50] * 40, first=10_000, seed=1)]
+    return [make_shuffled([7, 30, 3, 12] * 60, seed=1, block=32), make_shuffled([9, 50] * 40, first=10_000, seed=1, block=32)]
 
 
 def make_span(*, steps=6, num_rows=8, sequence_length=16, before=0):
@@ -84,7 +84,7 @@ def test_a_batch_is_rows_in_order_whatever_the_microbatches(streams, mesh):
 
 def test_rows_are_shuffled_inside_blocks_and_none_is_lost(monkeypatch):
     monkeypatch.setattr(loader, "SHUFFLED_ROWS", 4)
-    stream = make_stream([1000], seed=None)
+    stream = make_shuffled([1000], seed=None)
     stage = Stage(name="s", tokens=22 * 8, sequence_length=8, tokens_per_step=16)
     (span,) = timeline([[stage]], sizes={"web": 1})
     rows = StageRows(span, [stream], seed=0)
@@ -97,7 +97,7 @@ def test_rows_are_shuffled_inside_blocks_and_none_is_lost(monkeypatch):
 
 
 def test_neighbouring_pieces_of_a_long_document_are_not_neighbouring_rows():
-    stream = make_stream([8 * 400], seed=None)
+    stream = make_shuffled([8 * 400], seed=None)
     (span,) = timeline([[Stage(name="s", tokens=8 * 400, sequence_length=8, tokens_per_step=16)]], sizes={"web": 1})
     ordinals = np.array([int(row.tokens[0]) // 8 for row in all_rows(StageRows(span, [stream], seed=0))])
     assert sorted(ordinals.tolist()) == list(range(400))
@@ -105,7 +105,7 @@ def test_neighbouring_pieces_of_a_long_document_are_not_neighbouring_rows():
 
 
 def test_shuffled_pieces_of_a_document_keep_every_target():
-    stream = make_stream([8 * 50], seed=None)
+    stream = make_shuffled([8 * 50], seed=None)
     (span,) = timeline([[Stage(name="s", tokens=8 * 50, sequence_length=8, tokens_per_step=16)]], sizes={"web": 1})
     for row in all_rows(StageRows(span, [stream], seed=0)):
         asked = row.tokens < 8 * 50 - 1

@@ -13,6 +13,8 @@ from tiny_run import write_run
 
 from llama3_jax import commands
 from llama3_jax.commands.main import main
+from llama3_jax.train.journal import read_metrics
+from llama3_jax.train.loop import TrainingDiverged
 
 
 def error_of(capsys, *arguments: str) -> str:
@@ -111,6 +113,13 @@ def test_a_directory_of_another_config_is_refused_with_the_difference(begun):
     assert before == {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
 
 
+def test_a_directory_where_nothing_began_may_change_its_config(run_file, tmp_path, capsys):
+    (tmp_path / "little.txt").write_text("too little text for a vocabulary of this size, but enough for a smaller one " * 3)
+    little = ["train", run_file, "--data", str(tmp_path / "little.txt"), "--runs", str(tmp_path / "runs")]
+    assert "vocab_size" in error_of(capsys, *little)
+    assert "vocab_size=600" in error_of(capsys, *little, "model.vocab_size=600"), "not refused as another run's directory"
+
+
 def test_a_config_of_another_version_is_refused(begun):
     run_file, overrides, directory = begun
     text = (directory / "config.yaml").read_text()
@@ -170,6 +179,22 @@ def test_two_processes_do_not_share_a_directory(begun):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="another process"):
             commands.train(run_file, overrides, runs=directory.parent)
+
+
+def test_a_diverging_run_skips_steps_within_its_budget_and_then_stops(begun):
+    run_file, overrides, directory = begun
+    steep = [
+        "name=steep", "max_skipped_steps=2", "optimizer={clip_norm: 1e30}",
+        "phases=[{name: only, learning_rate: {kind: warmup_cosine, peak: 1e30, final: 1e30, warmup_steps: 0, steps: 9}, "
+        "stages: [{name: one, tokens: 1024, sequence_length: 32, tokens_per_step: 128}]}]",
+    ]  # fmt: skip
+    with pytest.raises(TrainingDiverged, match="max_skipped_steps=2"):
+        commands.train(run_file, [*overrides, *steep], runs=directory.parent)
+    records = read_metrics(directory.parent / "steep" / "metrics.jsonl")
+    assert sum(record.get("skipped", 0) for record in records) == 3
+    log = (directory.parent / "steep" / "log.txt").read_text()
+    skipped = [int(record["step"]) for record in records if record.get("skipped")]
+    assert all(f"batch {step} " in log for step in skipped)
 
 
 def test_generating_from_nothing_is_refused(tmp_path, capsys):
