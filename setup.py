@@ -1,4 +1,4 @@
-"""Packaging of llama3_jax: `pip install .`, with extras data, eval, media, tpu, gpu and test."""
+"""Packaging of llama3_jax: `pip install .`, with extras tpu, gpu and test."""
 
 import re
 from pathlib import Path
@@ -38,9 +38,6 @@ setup(
         "pyarrow>=18",
     ],
     extras_require={
-        "data": ["daft>=0.7"],
-        "eval": ["sympy>=1.13"],
-        "media": ["pillow>=11", "soundfile>=0.13"],
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8"],

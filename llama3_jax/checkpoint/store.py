@@ -48,7 +48,7 @@ class CheckpointStore:
         """
         self.wait()
         arrays = flatten(tree)
-        self._require_space(sum(leaf.nbytes for leaf in arrays.values()))
+        self.require_space(arrays)
         partial = self.path(step).with_name(self.path(step).name + PARTIAL)
         if jax.process_index() == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -106,9 +106,11 @@ class CheckpointStore:
         """Where the checkpoint of `step` lies, or would."""
         return self.directory / f"{step:08d}"
 
-    def _require_space(self, num_bytes: int) -> None:
+    def require_space(self, tree: Any) -> None:
+        """Raises: OSError if a checkpoint of `tree` does not fit on the disk."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        free, needed = shutil.disk_usage(self.directory).free, int(num_bytes * SPACE_MARGIN)
+        needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) * SPACE_MARGIN)
+        free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise OSError(
                 f"a checkpoint needs {needed:,} bytes but {self.directory} has {free:,} free; make room and run the "

@@ -54,7 +54,5 @@ def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> 
         }
 
     longest = max(stage.sequence_length for phase in run.phases for stage in phase.stages)
-    shuffled = {
-        name: ShuffledStream(stream, seed=run.seed, block=longest) for name, stream in streams(train, run.seed).items()
-    }
+    shuffled = {name: ShuffledStream(stream, seed=run.seed, block=longest) for name, stream in streams(train, run.seed).items()}
     return RunData(tokenizer=tokenizer, train=shuffled, held_out=streams(held_out, None))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,21 @@ def claim(directory: Path, run: Loaded[TrainRun]) -> Iterator[None]:
         partial.write_text(run.render(), encoding="utf-8")
         os.replace(partial, directory / CONFIG)
         yield
+
+
+@contextmanager
+def full_disk_named(directory: Path) -> Iterator[None]:
+    """Turns "no space left on device" into an OSError that says where, how much is free and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        place = directory if directory.is_dir() else directory.parent
+        raise OSError(
+            f"the disk of {directory} is full ({shutil.disk_usage(place).free:,} bytes free): make room and run the same "
+            "command again; complete checkpoints are untouched"
+        ) from error
 
 
 def _require_ours(directory: Path, run: Loaded[TrainRun]) -> None:

@@ -40,11 +40,12 @@ def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float
     ends = last.source_positions(last.end_step)
     longest = max(stage.sequence_length for phase in run.phases for stage in phase.stages)
     for (name, stream), tokens in zip(data.train.items(), ends, strict=True):
+        documents = stream.stream
         yield (
             f"  source {name}: {tokens:,} of {stream.num_tokens:,} tokens ({tokens / stream.num_tokens:.2f} epochs), "
-            f"{stream.stream.num_documents:,} documents, {stream.stream.num_documents / stream.num_tokens:.2%} of positions end a "
-            f"document and have no target, no padding, {stream.stream.documents_cut(longest):.0%} of documents cut at "
-            f"{longest:,}"
+            f"{documents.num_documents:,} documents; packing: no padding, "
+            f"{documents.num_documents / stream.num_tokens:.2%} of positions without a target, "
+            f"{documents.documents_cut(longest):.0%} of documents cut by rows of {longest:,}"
         )
 
 

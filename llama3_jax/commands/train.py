@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama3_jax.commands.log import Log
 from llama3_jax.commands.result import TrainResult
 from llama3_jax.commands.run import TrainRun
-from llama3_jax.commands.run_directory import claim
+from llama3_jax.commands.run_directory import claim, full_disk_named
 from llama3_jax.config.load import Loaded, load
 from llama3_jax.curation.corpus import Corpus
 from llama3_jax.train.goodput import Goodput
@@ -55,12 +56,13 @@ def train(
 def run_training(loaded: Loaded[TrainRun], runs: str | Path = RUNS) -> TrainResult:
     """Trains a composed run in its directory below `runs`; for the errors see `train`."""
     goodput, directory = Goodput(), Path(runs).absolute() / loaded.value.name
-    with claim(directory, loaded), Log(directory) as say, Preemption() as preemption:
+    with full_disk_named(directory), claim(directory, loaded), Log(directory) as say, Preemption() as preemption:
         try:
             with goodput.span("start_up"):
                 from llama3_jax.commands.pretrain import pretrain  # jax, grain, orbax: not before the config is right
 
             return pretrain(loaded.value, directory, say, preemption, goodput)
         except BaseException as error:
-            say.only_file(f"{type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):  # the error itself may be that the disk is full
+                say.only_file(f"{type(error).__name__}: {error}")
             raise

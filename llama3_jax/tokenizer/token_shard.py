@@ -9,11 +9,14 @@ EOS belongs to the document it ends. That BOS comes first is our choice; the pap
 """
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -80,12 +83,14 @@ class TokenShardWriter:
                 f"{where} holds ids {ids.min()}..{ids.max()}, the vocabulary has 0..{self._vocab_size - 1}; "
                 "encode it with the tokenizer this shard was opened for"
             )
-        self._records.write(ids.astype(_ID, copy=False).tobytes())
+        with _as_os_error(self.path):
+            self._records.write(ids.astype(_ID, copy=False).tobytes())
         self._lengths.append(ids.size)
         self.num_tokens += ids.size
 
     def __exit__(self, error_type, error, traceback) -> None:
-        self._records.close()
+        with _as_os_error(self.path):
+            self._records.close()
         if error_type is not None or not self._lengths:
             self._partial.unlink()
             if error_type is None:
@@ -107,6 +112,16 @@ class TokenShardWriter:
         os.replace(self._partial, self.path)
         _replace(_lengths_path(self.path), lengths.getvalue())
         _replace(_header_path(self.path), json.dumps(dataclasses.asdict(header), indent=1).encode())
+
+
+@contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """ArrayRecord reports a failed write as a RuntimeError; callers know what an OSError with an errno means."""
+    try:
+        yield
+    except RuntimeError as error:
+        code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
+        raise OSError(code, str(error), str(path)) from error
 
 
 class TokenShard:

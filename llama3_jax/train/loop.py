@@ -166,6 +166,7 @@ class _Loop:
             mesh = make_mesh(self.recipe.mesh_config(phase))
             abstract = abstract_state(self.recipe, phase, mesh)
             self.out = Outcome(self._restore(abstract, *resume) if resume else self._create(abstract, mesh, phase), mesh)
+        self.around.store.require_space(self.out.learner.tree())  # better known now than at the first save
         self.skipped = int(self.out.learner.state.skipped)
         for span in self.recipe.spans:
             if span.end_step > first:
