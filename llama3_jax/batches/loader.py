@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from llama3_jax.batches.batch import Batch
+from llama3_jax.batches.permutation import permutation
 from llama3_jax.batches.rows import pack
 from llama3_jax.batches.shuffle import ShuffledStream
 from llama3_jax.batches.timeline import Span
@@ -55,8 +56,7 @@ class StageRows:
 
     def _order_block(self, source: int, block: int) -> np.ndarray:
         size = min(SHUFFLED_ROWS, int(self._counts[source]) - block * SHUFFLED_ROWS)
-        seed = np.random.SeedSequence([self._seed, self._span.first_step, source, block])
-        return np.random.Generator(np.random.Philox(seed)).permutation(size)
+        return permutation(size, "rows", self._seed, self._span.first_step, source, block)
 
 
 def stage_batches(

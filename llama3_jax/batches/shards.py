@@ -9,6 +9,9 @@ from typing import Literal
 
 from llama3_jax.tokenizer.token_shard import TokenShard
 
+VERIFIED_BYTES = 2**28
+"""Shards up to this size are hashed when they are opened; a larger one has its records' own checksums when it is read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
@@ -39,4 +42,8 @@ def open_shards(patterns: Sequence[str], *, tokenizer_fingerprint: str) -> list[
         if not found:
             raise FileNotFoundError(f"no token shard at {pattern}; give the path of an .arrayrecord file, * is allowed")
         paths.update(found)
-    return [TokenShard(path, tokenizer_fingerprint=tokenizer_fingerprint) for path in sorted(paths)]
+    shards = [TokenShard(path, tokenizer_fingerprint=tokenizer_fingerprint) for path in sorted(paths)]
+    for shard in shards:
+        if shard.header.bytes <= VERIFIED_BYTES:
+            shard.verify()
+    return shards

@@ -10,6 +10,7 @@ import functools
 
 import numpy as np
 
+from llama3_jax.batches.permutation import permutation
 from llama3_jax.batches.stream import TokenStream
 
 WINDOW = 1 << 16
@@ -22,7 +23,7 @@ class ShuffledStream:
     Args: block: tokens that stay together; the last, shorter block of an epoch stays last.
     """
 
-    def __init__(self, stream: TokenStream, *, seed: int, block: int, window: int = WINDOW):
+    def __init__(self, stream: TokenStream, *, seed: int | str, block: int, window: int = WINDOW):
         self.stream = stream
         self._seed = seed
         self._block = block
@@ -59,5 +60,4 @@ class ShuffledStream:
 
     def _order_window(self, epoch: int, window: int) -> np.ndarray:
         size = min(self._window, self.stream.num_tokens // self._block - window * self._window)
-        seed = np.random.SeedSequence([self._seed, epoch, window])
-        return np.random.Generator(np.random.Philox(seed)).permutation(size)
+        return permutation(size, "blocks", self._seed, epoch, window)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llama3_jax.batches.permutation import permutation
 from llama3_jax.tokenizer.token_shard import TokenShard
 
 WINDOW = 1 << 16
@@ -38,7 +39,7 @@ class TokenStream:
     File names and their order do not matter: shards are taken by the digest of their content.
     """
 
-    def __init__(self, shards: Sequence[TokenShard], *, seed: int | None, window: int = WINDOW):
+    def __init__(self, shards: Sequence[TokenShard], *, seed: int | str | None, window: int = WINDOW):
         """Args: seed: of the shuffle; None reads documents once in stored order and then ends."""
         self._shards = sorted(shards, key=lambda shard: shard.header.sha256)
         self._lengths = np.concatenate([shard.lengths for shard in self._shards])
@@ -77,19 +78,17 @@ class TokenStream:
         return float(np.mean(first // length != (order.end - 1) // length))
 
     def _order_windows(self, epoch: int) -> _Order:
-        order = self._permutation(self._window_tokens.size, epoch, 0)
+        order = self._permutation(self._window_tokens.size, "windows", epoch)
         return _Order(order, np.cumsum(self._window_tokens[order]))
 
     def _order_documents(self, epoch: int, window: int) -> _Order:
         first = window * self._window
         lengths = self._lengths[first : first + self._window]
-        order = self._permutation(lengths.size, epoch, 1 + window)
+        order = self._permutation(lengths.size, "documents", epoch, window)
         return _Order(first + order, np.cumsum(lengths[order]))
 
-    def _permutation(self, size: int, epoch: int, purpose: int) -> np.ndarray:
-        if self._seed is None:
-            return np.arange(size)
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, epoch, purpose]))).permutation(size)
+    def _permutation(self, size: int, purpose: str, *key: int) -> np.ndarray:
+        return np.arange(size) if self._seed is None else permutation(size, purpose, self._seed, *key)
 
     def _document(self, number: int) -> np.ndarray:
         shard = int(np.searchsorted(self._shard_end, number, side="right"))

@@ -69,7 +69,8 @@ def verify(directory: Path) -> Manifest:
     Raises: DamagedCheckpoint naming the first wrong file.
     """
     manifest = read_manifest(directory)
-    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {NAME}
+    files = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    found = {str(path) for path in files if str(path) in manifest.files or not path.name.startswith(".")} - {NAME}
     for name in sorted(found ^ manifest.files.keys()):
         raise DamagedCheckpoint(f"{directory / name} {'does not belong there' if name in found else 'is missing'}")
     for name, (size, digest) in manifest.files.items():

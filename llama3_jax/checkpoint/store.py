@@ -30,7 +30,7 @@ SPACE_MARGIN = 1.1
 
 
 class CheckpointStore:
-    """Saves, finds and restores the checkpoints below one directory."""
+    """Saves and finds the checkpoints below one directory; `restore` reads one."""
 
     def __init__(self, directory: Path, *, keep_last: int = 2, keep_every: int | None = None):
         self.directory = directory.absolute()
@@ -43,7 +43,7 @@ class CheckpointStore:
     def save(self, step: int, tree: Any, meta: Mapping[str, Any]) -> None:
         """Begins to save `tree`; returns as soon as it may change. Waits for a save that is still under way.
 
-        Args: meta: JSON values, given back by `restore`.
+        Args: meta: JSON values, in the manifest that `latest` gives back.
         Raises: OSError if the disk has no room for it, or if the save before failed.
         """
         self.wait()
@@ -88,12 +88,20 @@ class CheckpointStore:
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
 
     def latest(self, *, report: Callable[[str], None] = print) -> tuple[Path, Manifest] | None:
-        """The newest checkpoint whose every file is as it was written; damaged ones are reported and passed over."""
+        """The newest checkpoint whose every file is as it was written; damaged ones are reported and passed over.
+
+        Raises: ValueError if there are checkpoints and none of them is sound.
+        """
         for step in reversed(self.steps()):
             try:
                 return self.path(step), verify(self.path(step))
             except DamagedCheckpoint as damage:
                 report(f"checkpoint {step} is damaged and not used: {damage}")
+        if self.steps():
+            raise ValueError(
+                f"no checkpoint below {self.directory} is sound; put them back from a copy, or delete that directory to "
+                "start over"
+            )
         return None
 
     def clear_leftovers(self) -> None:

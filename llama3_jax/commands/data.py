@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from llama3_jax.batches.stream import TokenStream
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.curation.corpus import prepare_corpus
 from llama3_jax.tokenizer.bpe import Tokenizer
+from llama3_jax.tokenizer.token_shard import TokenShard
 
 TOKENIZER = "tokenizer.model"
 
@@ -22,6 +24,8 @@ class RunData:
     tokenizer: Tokenizer
     train: Mapping[str, ShuffledStream]
     held_out: Mapping[str, TokenStream]
+    fingerprints: Mapping[str, str]
+    """Source -> digest of its training shards; batches are a function of them."""
 
 
 def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> RunData:
@@ -44,15 +48,25 @@ def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> 
         )
     shutil.copyfile(tokenizer_path, directory / TOKENIZER)
 
-    def streams(patterns: Mapping[str, tuple], seed: int | None) -> dict[str, TokenStream]:
-        return {
-            name: TokenStream(
-                open_shards([str(path) for path in patterns[name]], tokenizer_fingerprint=tokenizer.fingerprint),
-                seed=seed,
-            )
+    train, held_out = (
+        {
+            name: open_shards([str(path) for path in split[name]], tokenizer_fingerprint=tokenizer.fingerprint)
             for name in run.sources
         }
+        for split in (train, held_out)
+    )
+    streams = {
+        name: ShuffledStream(TokenStream(shards, seed=f"{run.seed}/{name}"), seed=f"{run.seed}/{name}", block=run.longest_row)
+        for name, shards in train.items()
+    }
+    return RunData(
+        tokenizer=tokenizer,
+        train=streams,
+        held_out={name: TokenStream(shards, seed=None) for name, shards in held_out.items()},
+        fingerprints={name: _fingerprint(shards) for name, shards in train.items()},
+    )
 
-    longest = max(stage.sequence_length for phase in run.phases for stage in phase.stages)
-    shuffled = {name: ShuffledStream(stream, seed=run.seed, block=longest) for name, stream in streams(train, run.seed).items()}
-    return RunData(tokenizer=tokenizer, train=shuffled, held_out=streams(held_out, None))
+
+def _fingerprint(shards: list[TokenShard]) -> str:
+    """Of what the shards hold, whatever they are called."""
+    return hashlib.sha256("".join(sorted(shard.header.sha256 for shard in shards)).encode()).hexdigest()

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from llama3_jax.generate.settings import Sampling
 
+NEW_TOKENS = 128
+"""Tokens to generate where nothing is said and the context has room."""
+
 
 def generate(
     run_directory: str | Path,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     sampling: Sampling = Sampling(),
     seed: int = 0,
     step: int | None = None,
@@ -22,25 +25,31 @@ def generate(
     Raises: FileNotFoundError if there is no such run or checkpoint; ValueError for a damaged or foreign checkpoint, an
     empty list of prompts, or a prompt longer than the context.
     """
+    if isinstance(prompts, str):
+        raise ValueError("prompts is a list; write [...] around a single one")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}; use 0 <= seed < 2**32")
     if not prompts:
         raise ValueError("no prompt was given; use --prompt TEXT or --prompt-file FILE (prompts=[...] in Python)")
-    directory = Path(run_directory)
+    directory = Path(run_directory).expanduser()
     if not directory.is_dir():
         raise FileNotFoundError(f"no run directory at {directory}; give the directory that `llama3 train` printed")
 
     import jax
 
     from llama3_jax.commands.data import TOKENIZER
-    from llama3_jax.commands.trained import load_model
+    from llama3_jax.commands.trained import load_trained
     from llama3_jax.generate.generate import generate as generate_tokens
     from llama3_jax.tokenizer.bpe import Tokenizer
 
     tokenizer = Tokenizer.load(directory / TOKENIZER)
-    model, mesh = load_model(directory, tokenizer, step=step)
-    with jax.set_mesh(mesh):
+    trained = load_trained(directory, tokenizer, step=step)
+    encoded = [tokenizer.encode(prompt, bos=True) for prompt in prompts]
+    room = trained.model.cfg.longest_sequence - max(map(len, encoded))
+    with jax.set_mesh(trained.mesh):
         texts = generate_tokens(
-            model, [tokenizer.encode(prompt, bos=True) for prompt in prompts], max_new_tokens=max_new_tokens,
-            stop_ids=tokenizer.stop_ids, sampling=sampling, seed=seed,
+            trained.model, encoded, max_new_tokens=max(1, min(NEW_TOKENS, room)) if max_new_tokens is None else max_new_tokens,
+            stop_ids=tokenizer.stop_ids, sampling=sampling, seed=seed, precision=trained.precision,
         )  # fmt: skip
     return [tokenizer.decode(text) for text in texts]
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
 from collections.abc import Sequence
 
 from llama3_jax import __version__
+from llama3_jax.config.errors import ConfigError
+from llama3_jax.train.diverged import TrainingDiverged
 from llama3_jax.train.preemption import EXIT_INTERRUPTED, Interrupted
 
 EXIT_STATUS = """exit status:
   0   done
   1   an error that the message explains
   2   wrong command line or run file; nothing was started
-  75  stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1 after saving: run the same command again to continue
+  75  training was stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1: what is trained is saved, unless a second signal cut
+      that short; run the same command again to continue
+  130 another command was stopped by Ctrl-C
 
 A message too short? LLAMA3_TRACEBACK=1 shows where it came from."""
 
@@ -36,6 +41,9 @@ GENERATE = """Continues prompts with the newest checkpoint of a run directory (t
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sample may have characters that this terminal has not
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     if any(argument.startswith("-") or not hasattr(parsed, "overrides") for argument in rest):
@@ -54,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _expected(error) or os.environ.get("LLAMA3_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 2 if type(error).__name__ == "ConfigError" else 1
+        return 2 if isinstance(error, ConfigError) else 1
 
 
 def _expected(error: Exception) -> bool:
     """Whether the message of an error is meant for the user; anything else is ours and shows its traceback."""
-    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "TrainingDiverged"
+    return isinstance(error, ValueError | OSError | TrainingDiverged)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("run_directory", metavar="RUN_DIR")
     generate.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
     generate.add_argument("--prompt-file", action="append", default=[], metavar="FILE", help="UTF-8 text; several times too")
-    generate.add_argument("--max-new-tokens", type=int, default=128)
+    generate.add_argument("--max-new-tokens", type=int, default=None, help="default: 128, or what the context has room for")
     generate.add_argument("--temperature", type=float, default=0.6, help="0 takes the likeliest token")
     generate.add_argument("--top-p", type=float, default=0.9)
     generate.add_argument("--seed", type=int, default=0)

@@ -13,12 +13,13 @@ from llama3_jax.commands import summary
 from llama3_jax.commands.data import RunData, open_data
 from llama3_jax.commands.log import Log
 from llama3_jax.commands.result import TrainResult
-from llama3_jax.commands.run import TrainRun
-from llama3_jax.commands.sampler import Sampler
+from llama3_jax.commands.run import TrainRun, changes
+from llama3_jax.commands.sampler import Sampler, shown
+from llama3_jax.config.tree import to_mapping
 from llama3_jax.evaluate.held_out import HeldOutText
 from llama3_jax.sharding.axes import make_mesh
 from llama3_jax.train.goodput import Goodput
-from llama3_jax.train.journal import Journal
+from llama3_jax.train.journal import Journal, read_metrics
 from llama3_jax.train.loop import Recipe, Surroundings, train
 from llama3_jax.train.machine import matmul_flops_per_s
 from llama3_jax.train.plots import plot_run
@@ -28,21 +29,25 @@ from llama3_jax.train.progress import Progress
 
 def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, goodput: Goodput) -> TrainResult:
     """Runs or continues `run` in `directory`; for the errors see `commands.train.train`."""
+    mesh, *_ = [make_mesh(mesh) for mesh in run.meshes]  # every phase's, so that a missing device is known now
     with goodput.span("prepare_data"):
         data = open_data(run, directory, say)
     with goodput.span("start_up"):
         recipe = _recipe(run, data)
-        mesh = make_mesh(run.mesh)
+        meta = {"run": to_mapping(run), "tokenizer": data.tokenizer.fingerprint, "data": dict(data.fingerprints)}
         store = CheckpointStore(
             directory / "checkpoints", keep_last=run.checkpoint.keep_last, keep_every=run.checkpoint.keep_every
         )
         store.clear_leftovers()
         resume = store.latest(report=say)
-        first = _resumed_step(resume, recipe, data)
+        first = _resumed_step(resume, recipe, meta)
         peak = matmul_flops_per_s(run.precision)
         for line in summary.before(run, recipe, data, mesh, peak):
             say(line)
-        held_out = HeldOutText(run.held_out, data.held_out, token_bytes=data.tokenizer.token_bytes, precision=run.precision)
+        held_out = HeldOutText(
+            run.held_out, data.held_out, token_bytes=data.tokenizer.token_bytes, precision=run.precision,
+            attention=run.attention,
+        )  # fmt: skip
         sampler = Sampler(run, data)
     say(_beginning(first, recipe.num_steps))
     with (
@@ -53,8 +58,8 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
 
         def sample(model, mesh, step: int) -> None:
             for source, (prompt, text) in sampler(model, mesh).items():
-                journal.text(step, source, f"{prompt} ⟶ {text}")
-                say(f"step {step}, {source}: {_one_line(prompt)} ⟶ {_one_line(text)}")
+                journal.text(step, source, shown(prompt, text))
+                say(f"step {step}, {source}: {shown(prompt, text)}".replace("\n", "\\n"))
 
         def plot() -> None:
             with goodput.span("plots"):
@@ -69,15 +74,15 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
             ),
             evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
             sample=sample, sample_every=run.samples.every_steps,
-            after_phase=plot, meta={"tokenizer": data.tokenizer.fingerprint},
+            after_phase=plot, look_again=not _looked_at(directory, first), meta=meta,
         )  # fmt: skip
         outcome = train(recipe, around, resume=resume)
         with goodput.span("evaluate"):
             scores = held_out.score(outcome.learner.best, outcome.mesh)
         with goodput.span("sample"):
             samples = sampler(outcome.learner.best, outcome.mesh)
-        for source, (prompt, text) in samples.items():
-            journal.text(recipe.num_steps, f"{source}-final", f"{prompt} ⟶ {text}")
+        for source, (prompt, text) in samples.items() if first < recipe.num_steps else ():
+            journal.text(recipe.num_steps, f"{source}-final", shown(prompt, text))
     say.show = print
     for line in summary.after(directory, outcome, scores, samples, goodput, peak):
         say(line)
@@ -93,26 +98,35 @@ def _recipe(run: TrainRun, data: RunData) -> Recipe:
     )  # fmt: skip
 
 
-def _resumed_step(resume: tuple[Path, Manifest] | None, recipe: Recipe, data: RunData) -> int:
-    """Steps already trained. Raises: ValueError for a checkpoint that is not this run's."""
+def _resumed_step(resume: tuple[Path, Manifest] | None, recipe: Recipe, meta: dict) -> int:
+    """Steps already trained. Raises: ValueError for a checkpoint that is not this run's, saying what differs."""
     if resume is None:
         return 0
     path, manifest = resume
-    if manifest.meta.get("tokenizer") != data.tokenizer.fingerprint:
+    differs = changes(manifest.meta.get("run", {}), meta["run"])
+    if manifest.meta.get("tokenizer") != meta["tokenizer"]:
+        differs.append("the tokenizer")
+    if manifest.meta.get("data") != meta["data"]:
+        differs.append("the token shards it was trained on (batches would not go on where they were)")
+    if differs:
         raise ValueError(
-            f"{path} was trained with another tokenizer than this run's; it belongs elsewhere: move it away, or choose "
-            "another name=..."
+            "\n  ".join([f"{path} is of another run; move it away, or choose another name=... It differs in", *differs])
         )
-    if manifest.step > recipe.num_steps:
-        raise ValueError(f"{path} is from step {manifest.step}, this run has only {recipe.num_steps}; move it away")
-    return manifest.step
+    cursor, step = manifest.meta["cursor"], manifest.step
+    span = next(span for span in recipe.spans if span.first_step < step <= span.end_step)
+    assert cursor["positions"] == list(span.source_positions(step)), f"{path} stands elsewhere in the data: {cursor}"
+    return step
+
+
+def _looked_at(directory: Path, step: int) -> bool:
+    """Whether the process before evaluated or sampled after this step."""
+    if (directory / "samples" / f"{step:08d}.txt").exists():
+        return True
+    metrics = directory / "metrics.jsonl"
+    return metrics.exists() and any(record.get("step") == step and "eval_loss" in record for record in read_metrics(metrics))
 
 
 def _beginning(first: int, total: int) -> str:
     if first == total:
         return f"complete: all {total:,} steps are trained, nothing is left to do"
     return f"continuing after step {first:,} of {total:,}" if first else f"training {total:,} steps"
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\n", "\\n")

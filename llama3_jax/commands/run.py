@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from llama3_jax.batches.shards import Shards
 from llama3_jax.checkpoint.retention import Retention
+from llama3_jax.config.render import difference
 from llama3_jax.curation.corpus import Corpus
 from llama3_jax.evaluate.settings import HeldOut
 from llama3_jax.generate.settings import Sampling
@@ -15,6 +17,7 @@ from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.precision import Precision
 from llama3_jax.sharding.mesh_config import MeshConfig
 from llama3_jax.train.adamw import AdamW
+from llama3_jax.train.learning_rate import Continue, LinearTo
 from llama3_jax.train.phase import Phase
 
 
@@ -53,16 +56,23 @@ class TrainRun:
     samples: Samples
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ValueError(f"name={self.name!r} must name a directory: no '/', no leading '.', not empty")
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(f"name={self.name!r} must name a directory: letters, digits, '_', '.', '-', no '.' first")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}; use 0 <= seed < 2**32")
         if self.model.vocab_size <= 512:
             raise ValueError(f"model.vocab_size={self.model.vocab_size}; use more than 512: 256 bytes and 256 special tokens")
         if not self.phases:
             raise ValueError("phases is empty; a run needs at least one")
+        if isinstance(self.phases[0].learning_rate, Continue | LinearTo):
+            raise ValueError(
+                f"phases[0].learning_rate.kind={self.phases[0].learning_rate.kind} goes on from the phase before, and the "
+                "first has none; use kind: warmup_cosine"
+            )
         names = [f"{phase.name}/{stage.name}" for phase in self.phases for stage in phase.stages]
         for name in names:
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+                raise ValueError(f"phases has a phase/stage named {name!r}; use letters, digits, '_', '.', '-'")
             if names.count(name) > 1:
                 raise ValueError(f"phases has {name} {names.count(name)} times; give each stage of a phase its own name")
         problems = [problem for phase in self._placed() for problem in self._misfits(*phase)]
@@ -72,6 +82,15 @@ class TrainRun:
     @property
     def sources(self) -> tuple[str, ...]:
         return tuple(self.data.sources if isinstance(self.data, Corpus) else self.data.train)
+
+    @property
+    def longest_row(self) -> int:
+        return max(stage.sequence_length for phase in self.phases for stage in phase.stages)
+
+    @property
+    def meshes(self) -> tuple[MeshConfig, ...]:
+        """The mesh of each phase."""
+        return tuple(mesh for _, _, _, mesh in self._placed())
 
     def _placed(self) -> Iterator[tuple[int, Phase, ModelConfig, MeshConfig]]:
         """Each phase with the architecture and the mesh it runs with."""
@@ -120,5 +139,13 @@ class TrainRun:
             yield f"samples: {wanted} tokens (prompt and new) do not fit the context of {model.longest_sequence}"
 
 
-RESUMABLE = ("mesh", "held_out.every_steps", "checkpoint", "samples")
+_MAY_CHANGE = re.compile(
+    r"(name|mesh|attention|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
+    r"|phases\[\d+\]\.(mesh|remat|stages\[\d+\]\.rows_per_group))(?![\w])"
+)
 """Values that may differ when a run is continued: they change how it is run and seen, not what it computes."""
+
+
+def changes(before: dict, after: dict) -> list[str]:
+    """What keeps two configs (as plain mappings) from being one run: `model.ffw_dim: 64 -> 96` and so on."""
+    return [line for line in difference(before, after) if not _MAY_CHANGE.match(line)]

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llama3_jax.commands.run import RESUMABLE, TrainRun
+from llama3_jax.commands.run import TrainRun, changes
 from llama3_jax.config.errors import ConfigError
 from llama3_jax.config.load import Loaded, load
-from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
 
 CONFIG = "config.yaml"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+OURS = {CONFIG, f"{CONFIG}.partial", "lock", "log.txt", "data", "tokenizer.model"}
+"""All that a run which stopped before it began may have left."""
 BEGUN = ("data/corpus.json", "metrics.jsonl", "checkpoints")
 """A directory with any of these holds work of its config; one with none stopped before it began, and is taken over."""
 
@@ -31,7 +33,12 @@ def claim(directory: Path, run: Loaded[TrainRun]) -> Iterator[None]:
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; choose another name=... or --runs directory")
     _require_ours(directory, run)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise ValueError(f"no run directory can be made at {directory} ({error.strerror}); choose another --runs") from error
     with (directory / "lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,13 +52,20 @@ def claim(directory: Path, run: Loaded[TrainRun]) -> Iterator[None]:
         yield
 
 
+def saved_so_far(directory: Path) -> str:
+    """What a run that was stopped can go on from."""
+    steps = sorted(int(path.name) for path in directory.glob("checkpoints/*") if path.name.isdigit())
+    where = f"saved up to step {steps[-1]}" if steps else "nothing is trained yet"
+    return f"{where}; run the same command again to continue"
+
+
 @contextmanager
 def full_disk_named(directory: Path) -> Iterator[None]:
     """Turns "no space left on device" into an OSError that says where, how much is free and what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in FULL:
             raise
         place = directory if directory.is_dir() else directory.parent
         raise OSError(
@@ -61,21 +75,20 @@ def full_disk_named(directory: Path) -> Iterator[None]:
 
 
 def _require_ours(directory: Path, run: Loaded[TrainRun]) -> None:
-    found = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    if CONFIG not in found:
-        if set(found) - {"lock", f"{CONFIG}.partial"}:
-            raise ValueError(
-                f"{directory} has files ({', '.join(sorted(found)[:5])}) but no {CONFIG}: it is not a run directory; "
-                "choose another name=... or --runs directory"
-            )
+    found = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    begun = any((directory / name).exists() for name in BEGUN)
+    if found <= OURS and not begun and not (directory / CONFIG).exists():
         return
-    if not any((directory / name).exists() for name in BEGUN):
-        return
+    if CONFIG not in found or (not begun and not found <= OURS):
+        raise ValueError(
+            f"{directory} has files ({', '.join(sorted(found)[:5])}) and is not a run directory; choose another name=... or "
+            "--runs directory"
+        )
     remedy = "choose another name=..., or delete that directory to start over"
     try:
         before = load(TrainRun, directory / CONFIG).value
     except ConfigError as error:
         raise ValueError(f"{directory / CONFIG} is not a config of this version of llama3_jax: {error}; {remedy}") from None
-    changed = [line for line in difference(to_mapping(before), to_mapping(run.value)) if not line.startswith(RESUMABLE)]
-    if changed:
+    changed = changes(to_mapping(before), to_mapping(run.value))
+    if changed and begun:
         raise ValueError("\n  ".join([f"{directory} belongs to a run of another config; {remedy}. It differs in", *changed]))

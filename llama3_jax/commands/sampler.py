@@ -47,3 +47,8 @@ class Sampler:
                     return piece[:wanted].tolist()
             position += sum(piece.size for piece in pieces)
         return stream.read(0, wanted)[0].tolist()[:-1] or [self._tokenizer.bos_id]
+
+
+def shown(prompt: str, text: str) -> str:
+    """A sample as people read it."""
+    return f"{prompt} ⟶ {text}"

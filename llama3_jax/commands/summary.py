@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from llama3_jax.commands.data import TOKENIZER, RunData
 from llama3_jax.commands.run import TrainRun
+from llama3_jax.commands.sampler import shown
 from llama3_jax.train.goodput import Goodput
 from llama3_jax.train.loop import Outcome, Recipe, state_bytes_per_device
 from llama3_jax.train.progress import format_duration
@@ -38,14 +39,13 @@ def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float
         )
     last = recipe.spans[-1]
     ends = last.source_positions(last.end_step)
-    longest = max(stage.sequence_length for phase in run.phases for stage in phase.stages)
     for (name, stream), tokens in zip(data.train.items(), ends, strict=True):
         documents = stream.stream
         yield (
             f"  source {name}: {tokens:,} of {stream.num_tokens:,} tokens ({tokens / stream.num_tokens:.2f} epochs), "
             f"{documents.num_documents:,} documents; packing: no padding, "
-            f"{documents.num_documents / stream.num_tokens:.2%} of positions without a target, "
-            f"{documents.documents_cut(longest):.0%} of documents cut by rows of {longest:,}"
+            f"{documents.num_documents / stream.num_tokens:.2%} of positions end a document and have no target, about "
+            f"{documents.documents_cut(run.longest_row):.0%} of documents cut by rows of {run.longest_row:,}"
         )
 
 
@@ -59,9 +59,9 @@ def after(
 ) -> Iterator[str]:
     """Lines: what the model writes and scores, the speed of this process's steps, where time went, where things lie."""
     for source, (prompt, text) in samples.items():
-        yield f"--- {source} ---\n{prompt}⟶{text}\n"
-    averaged = outcome.learner.average is not None
-    model = f"average of {int(outcome.learner.average.count)} models" if averaged else "last model"
+        yield f"--- {source} ---\n{shown(prompt, text)}\n"
+    averaged = outcome.learner.num_averaged
+    model = f"average of {averaged} models" if averaged else "last model"
     yield f"held-out ({model}): {scores['eval_loss']:.3f} nats/token, {scores['bits_per_byte']:.3f} bits/byte"
     for source in samples:
         yield f"  {source}: {scores[f'eval_loss/{source}']:.3f} nats/token, {scores[f'bits_per_byte/{source}']:.3f} bits/byte"

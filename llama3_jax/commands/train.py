@@ -9,11 +9,11 @@ from pathlib import Path
 from llama3_jax.commands.log import Log
 from llama3_jax.commands.result import TrainResult
 from llama3_jax.commands.run import TrainRun
-from llama3_jax.commands.run_directory import claim, full_disk_named
+from llama3_jax.commands.run_directory import claim, full_disk_named, saved_so_far
 from llama3_jax.config.load import Loaded, load
 from llama3_jax.curation.corpus import Corpus
 from llama3_jax.train.goodput import Goodput
-from llama3_jax.train.preemption import Preemption
+from llama3_jax.train.preemption import Interrupted, Preemption
 
 RUNS = "runs"
 
@@ -25,21 +25,32 @@ def compose(config: str | Path, overrides: Sequence[str] = (), *, data: Sequence
 
     Raises: ConfigError with everything that is wrong; ValueError if the run has no documents to replace.
     """
-    run = load(TrainRun, config, overrides)
+    if isinstance(overrides, str) or isinstance(data, str | Path):
+        raise ValueError("overrides and data are lists; write [...] around a single one")
     if not data:
-        return run
-    if not isinstance(run.value.data, Corpus):
+        return load(TrainRun, config, overrides)
+    file = load(TrainRun, config).value
+    if not isinstance(file.data, Corpus):
         raise ValueError(f"{config} reads token shards; --data needs a run file whose data is of kind: corpus")
-    sources: dict[str, dict] = {}
-    for path in map(Path, data):
-        name = "".join(c if c.isalnum() and c.isascii() or c in "_-" else "_" for c in path.name.split(".")[0]) or "data"
-        while name in sources:
-            name += "_"
-        sources[name] = {"kind": "files", "paths": [str(path.absolute())]}
-    extra = {"data.sources": (sources, "--data")}
-    for p, phase in enumerate(run.value.phases):
+    extra = {"data.sources": (_sources([Path(path).expanduser().absolute() for path in data]), "--data")}
+    for p, phase in enumerate(file.phases):
         extra |= {f"phases.{p}.stages.{s}.mix": (None, "--data") for s in range(len(phase.stages))}
     return load(TrainRun, config, overrides, extra)
+
+
+def _sources(paths: Sequence[Path]) -> dict[str, dict]:
+    """A source for each path, named after it. Raises: ValueError for a path that is, or lies in, another."""
+    sources: dict[str, dict] = {}
+    for number, path in enumerate(paths):
+        for other in (*paths[:number], *paths[number + 1 :]):
+            if path.resolve().is_relative_to(other.resolve()):
+                raise ValueError(f"--data has {path} and {other}, which holds the same text; give each text once")
+        stem = path.name.split(".")[0]
+        name = "".join(c if c.isalnum() and c.isascii() or c in "_-" else "_" for c in stem) or "data"
+        while name in sources:
+            name += "_"
+        sources[name] = {"kind": "files", "paths": [str(path)]}
+    return sources
 
 
 def train(
@@ -55,13 +66,15 @@ def train(
 
 def run_training(loaded: Loaded[TrainRun], runs: str | Path = RUNS) -> TrainResult:
     """Trains a composed run in its directory below `runs`; for the errors see `train`."""
-    goodput, directory = Goodput(), Path(runs).absolute() / loaded.value.name
+    goodput, directory = Goodput(), Path(runs).expanduser().absolute() / loaded.value.name
     with full_disk_named(directory), claim(directory, loaded), Log(directory) as say, Preemption() as preemption:
         try:
             with goodput.span("start_up"):
                 from llama3_jax.commands.pretrain import pretrain  # jax, grain, orbax: not before the config is right
 
             return pretrain(loaded.value, directory, say, preemption, goodput)
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}; {saved_so_far(directory)}") from stop
         except BaseException as error:
             with contextlib.suppress(OSError):  # the error itself may be that the disk is full
                 say.only_file(f"{type(error).__name__}: {error}")

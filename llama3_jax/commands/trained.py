@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -11,13 +12,21 @@ from llama3_jax.checkpoint.manifest import verify
 from llama3_jax.checkpoint.store import CheckpointStore, restore
 from llama3_jax.config.schema import from_mapping
 from llama3_jax.model.config import ModelConfig
+from llama3_jax.model.precision import Precision
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding.axes import make_mesh
 from llama3_jax.sharding.mesh_config import MeshConfig
 from llama3_jax.tokenizer.bpe import Tokenizer
 
 
-def load_model(directory: Path, tokenizer: Tokenizer, *, step: int | None = None) -> tuple[Transformer, Mesh]:
+class Trained(NamedTuple):
+    model: Transformer
+    mesh: Mesh
+    precision: Precision
+    """The run's compute dtype."""
+
+
+def load_trained(directory: Path, tokenizer: Tokenizer, *, step: int | None = None) -> Trained:
     """The averaged parameters of a checkpoint, or the last ones where nothing is averaged, on one device.
 
     Raises: FileNotFoundError if there is no such checkpoint; ValueError if it is damaged or of another tokenizer.
@@ -29,8 +38,6 @@ def load_model(directory: Path, tokenizer: Tokenizer, *, step: int | None = None
     if step is not None and step not in steps:
         raise FileNotFoundError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     found = store.latest() if step is None else (store.path(step), verify(store.path(step)))
-    if found is None:
-        raise ValueError(f"every checkpoint of {directory} is damaged")
     path, manifest = found
     if manifest.meta["tokenizer"] != tokenizer.fingerprint:
         raise ValueError(f"{path} was trained with another tokenizer than the one in {directory}")
@@ -40,5 +47,5 @@ def load_model(directory: Path, tokenizer: Tokenizer, *, step: int | None = None
         shapes = jax.eval_shape(lambda: Transformer(cfg, key=jax.random.key(0)))
     place = NamedSharding(mesh, PartitionSpec())
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
-    averaged = any(name.startswith("average.model.") for name in manifest.arrays)
-    return restore(path, manifest, like, prefix="average.model." if averaged else "state.model."), mesh
+    model = restore(path, manifest, like, prefix="average.model." if manifest.meta["averaged"] else "state.model.")
+    return Trained(model, mesh, Precision(manifest.meta["run"]["precision"]))

@@ -200,7 +200,7 @@ def _number(kind: type, value: Any) -> Any:
     except (ValueError, OverflowError):
         return _INVALID
     if kind is float:
-        return _INVALID if math.isnan(number) else number
+        return number if math.isfinite(number) else _INVALID
     exact = isinstance(number, int) or (number.is_integer() and abs(number) <= _EXACT_IN_FLOAT)
     return int(number) if exact else _INVALID
 

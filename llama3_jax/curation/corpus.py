@@ -110,6 +110,7 @@ class PreparedCorpus:
 def prepare_corpus(cfg: Corpus, directory: Path, *, vocab_size: int, report: Callable[[str], None] = print) -> PreparedCorpus:
     """Reads, splits and encodes the sources of `cfg` into `directory`; a second call finds the work done.
 
+    What was prepared is used even where the input has changed or gone since, which is reported.
     Everything is a function of `cfg` and the input: which documents are taken, held out and in what order
     follows from hashes of their ids. A document held out of one source is held out of every source that has
     its id. The chosen documents of all sources are held in memory.
@@ -123,19 +124,19 @@ def prepare_corpus(cfg: Corpus, directory: Path, *, vocab_size: int, report: Cal
             input.
     """
     directory = Path(directory)
-    tokenizer = None if cfg.tokenizer_path is None else _given_tokenizer(cfg.tokenizer_path, vocab_size)
-    asked = {
-        "format_version": _FORMAT_VERSION,
-        "config": _plain(cfg) | {"vocab_size": vocab_size},
-        "inputs": _inputs(cfg, tokenizer),
-    }
+    config = _plain(cfg) | {"vocab_size": vocab_size}
     if (directory / _MARKER).exists():
-        _check_same(_read_marker(directory), asked, directory)
+        marker = _read_marker(directory)
+        _check_same(marker["config"], config, directory)
         prepared = open_corpus(directory)
         num_tokens = sum(splits["train"].tokens for splits in prepared.counts.values())
         report(f"corpus: already prepared in {directory}, {num_tokens:,} training tokens")
+        for name in _changed_inputs(cfg, marker["inputs"]):
+            report(f"corpus: what {name} was read from has changed or gone since; the tokens of then are used")
         return prepared
 
+    tokenizer = None if cfg.tokenizer_path is None else _given_tokenizer(cfg.tokenizer_path, vocab_size)
+    asked = {"format_version": _FORMAT_VERSION, "config": config, "inputs": _inputs(cfg)}
     directory.mkdir(parents=True, exist_ok=True)
     sources = {name: _choose(cfg, name, report) for name in cfg.sources}
     sources = {name: _at_least_two(documents, cfg.held_out_fraction) for name, documents in sources.items()}
@@ -338,13 +339,24 @@ def _plain(cfg: Corpus) -> dict[str, Any]:
     return json.loads(json.dumps(fields | {"sources": sources}))
 
 
-def _inputs(cfg: Corpus, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """Hashes of what the sources, and a tokenizer that is given, are read from."""
-    sources = {
-        name: _files_hash(source.paths) if isinstance(source, Files) else _digest(sys.version)
-        for name, source in cfg.sources.items()
-    }
-    return {"sources": sources, "tokenizer_path": tokenizer and tokenizer.fingerprint}
+def _inputs(cfg: Corpus) -> dict[str, str]:
+    """Source -> hash of what it is read from: files with size and time, or the version of Python."""
+    return {name: _input(source) for name, source in cfg.sources.items()}
+
+
+def _input(source: PythonDocs | PythonCode | Files) -> str:
+    return _files_hash(source.paths) if isinstance(source, Files) else _digest(sys.version)
+
+
+def _changed_inputs(cfg: Corpus, before: Mapping[str, str]) -> Iterator[str]:
+    """The sources whose input is not there any more, or is not what it was."""
+    for name, source in cfg.sources.items():
+        try:
+            same = _input(source) == before[name]
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            yield name
 
 
 def _files_hash(paths: Sequence[str]) -> str:
@@ -373,19 +385,15 @@ def _read_marker(directory: Path) -> dict[str, Any]:
     return marker
 
 
-def _check_same(marker: Mapping[str, Any], asked: Mapping[str, Any], directory: Path) -> None:
-    """Raises: ValueError naming the first value in which the finished corpus differs from this one."""
-    made, wanted = (_flat({part: each[part] for part in ("config", "inputs")}) for each in (marker, asked))
-    for name in {**made, **wanted}:
-        if made.get(name) == wanted.get(name):
-            continue
-        if name.startswith("inputs."):
-            what = f"what {name.removeprefix('inputs.')} is read from (files, Python version) has changed since"
-        else:
-            what = f"it has {name}={made.get(name)!r}, this run asks for {wanted.get(name)!r}"
-        raise ValueError(
-            f"{directory} holds another corpus: {what}. Choose another run name or directory, or delete that directory"
-        )
+def _check_same(made: Mapping[str, Any], asked: Mapping[str, Any], directory: Path) -> None:
+    """Raises: ValueError naming the first value in which the config of the finished corpus differs from this one."""
+    made, asked = _flat(made), _flat(asked)
+    for name in {**made, **asked}:
+        if made.get(name) != asked.get(name):
+            raise ValueError(
+                f"{directory} holds another corpus: it has {name}={made.get(name)!r}, this run asks for "
+                f"{asked.get(name)!r}. Choose another run name or directory, or delete that directory"
+            )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

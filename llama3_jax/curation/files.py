@@ -1,9 +1,11 @@
 """Documents from files: .txt, .md, .jsonl (plain, gzip, zstandard) and .parquet, one at a time."""
 
+import collections
 import difflib
 import gzip
 import json
 import logging
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,15 +48,29 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
 
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if _suffix(file) and file.is_file())
+        found = sorted(_walk(path))
+        files = [file for file in found if _suffix(file)]
         if not files:
             raise ValueError(f"{path} holds no readable file; these are read: {', '.join(_READERS)}")
+        if others := collections.Counter(file.suffix or "no suffix" for file in found if not _suffix(file)):
+            kinds = ", ".join(f"{kind} {count}" for kind, count in others.most_common(5))
+            _log.warning("%s: left out %d files of other kinds (%s)", path, len(found) - len(files), kinds)
         return files
     if not path.exists():
         raise FileNotFoundError(f"no file or directory {path}{_suggestion(path)}")
     if not _suffix(path):
         raise ValueError(f"{path}: unknown kind of file; these are read: {', '.join(_READERS)}")
     return [path]
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """The files below a directory, without hidden directories and without the run directories of `llama3 train`."""
+    for place, directories, names in os.walk(directory):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        if set(names) >= {"config.yaml", "lock", "log.txt"}:
+            directories.clear()
+        else:
+            yield from (Path(place, name) for name in names)
 
 
 def _suggestion(path: Path) -> str:

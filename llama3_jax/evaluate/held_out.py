@@ -18,6 +18,7 @@ from llama3_jax.batches.batch import Batch
 from llama3_jax.batches.rows import pack
 from llama3_jax.batches.stream import TokenStream
 from llama3_jax.evaluate.settings import HeldOut
+from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.model.next_token import next_token_loss
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.transformer import Transformer
@@ -27,7 +28,15 @@ from llama3_jax.sharding.axes import spec
 class HeldOutText:
     """The same rows at every evaluation, packed as in training."""
 
-    def __init__(self, cfg: HeldOut, streams: Mapping[str, TokenStream], *, token_bytes: np.ndarray, precision: Precision):
+    def __init__(
+        self,
+        cfg: HeldOut,
+        streams: Mapping[str, TokenStream],
+        *,
+        token_bytes: np.ndarray,
+        precision: Precision,
+        attention: Implementation = Implementation.AUTO,
+    ):
         """Args: token_bytes: int [V], bytes of each token's text, 0 for special tokens."""
         self.sources = tuple(streams)
         self._batches = _rows(cfg, streams)
@@ -35,7 +44,7 @@ class HeldOutText:
         for batch in self._batches:
             scored = batch.loss_weight > 0
             np.add.at(self._bytes_C, batch.source[scored], token_bytes[batch.targets[scored]])
-        self._sums = jax.jit(lambda model, batch: _sums(model, batch, len(streams), precision))
+        self._sums = jax.jit(lambda model, batch: _sums(model, batch, len(streams), precision, attention))
 
     def score(self, model: Transformer, mesh: Mesh) -> dict[str, float]:
         """`eval_loss` (nats per token) and `bits_per_byte` over all sources, and both as `name/source` for each.
@@ -56,9 +65,11 @@ class HeldOutText:
         return {name: float(score) for name, score in scores.items()}
 
 
-def _sums(model: Transformer, batch: Batch, num_sources: int, precision: Precision) -> tuple[Array, Array]:
+def _sums(
+    model: Transformer, batch: Batch, num_sources: int, precision: Precision, attention: Implementation
+) -> tuple[Array, Array]:
     """float32 [C]: nats and scored tokens of each source."""
-    _, nll_BS = next_token_loss(model, batch, precision=precision)
+    _, nll_BS = next_token_loss(model, batch, precision=precision, attention=attention)
     of_source_BSC = (batch.source[..., None] == jnp.arange(num_sources)).astype(jnp.float32)
     total = PartitionSpec()
     weight_BS = batch.loss_weight

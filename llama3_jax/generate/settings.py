@@ -14,7 +14,7 @@ class Sampling:
     """Sample from the fewest tokens whose probabilities reach this sum."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature}; use 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}; use 0 < top_p <= 1")

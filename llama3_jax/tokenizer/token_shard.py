@@ -155,7 +155,12 @@ class TokenShard:
 
     def __getitem__(self, index: int) -> np.ndarray:
         index = range(len(self))[index]
-        ids = np.frombuffer(self._open().read([index])[0], _ID)
+        try:
+            ids = np.frombuffer(self._open().read([index])[0], _ID)
+        except RuntimeError as error:
+            raise ValueError(
+                f"document {index} of {self.path} cannot be read ({error}); the shard is damaged: delete and prepare it again"
+            ) from error
         if ids.size != self.lengths[index]:
             raise ValueError(
                 f"document {index} of {self.path} has {ids.size} tokens, its lengths file says "

@@ -148,7 +148,7 @@ def _drop_from(first_step: int, metrics: Path, samples: Path) -> None:
             sample.unlink()
     if not metrics.exists():
         return
-    kept = [record for record in read_metrics(metrics) if record["step"] < first_step]
+    kept = [record for record in read_metrics(metrics) if record.get("step", first_step) < first_step]
     rewritten = metrics.with_suffix(".jsonl.partial")
     with rewritten.open("wb") as file:
         for record in kept:

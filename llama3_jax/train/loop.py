@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import time
@@ -28,6 +29,7 @@ from llama3_jax.sharding.axes import RULES, make_mesh, spec
 from llama3_jax.sharding.mesh_config import MeshConfig
 from llama3_jax.train.adamw import AdamW
 from llama3_jax.train.average import Average
+from llama3_jax.train.diverged import TrainingDiverged
 from llama3_jax.train.goodput import Goodput
 from llama3_jax.train.journal import Journal
 from llama3_jax.train.learning_rate import learning_rates
@@ -37,10 +39,6 @@ from llama3_jax.train.preemption import Interrupted, Preemption
 from llama3_jax.train.progress import Progress
 from llama3_jax.train.spikes import SpikeWatch
 from llama3_jax.train.step import TrainState, make_step
-
-
-class TrainingDiverged(RuntimeError):
-    """More steps than allowed had gradients that were not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What the loop talks to; none of it changes the numbers."""
+    """What the loop talks to."""
 
     store: CheckpointStore
     save_every: int
@@ -94,6 +92,8 @@ class Surroundings:
     """(model, its mesh, step)"""
     sample_every: int
     after_phase: Callable[[], None]
+    look_again: bool
+    """The process before was stopped between the step it saved and the evaluation and samples due there."""
     meta: Mapping[str, Any]
     """Stored in every checkpoint beside the cursor."""
 
@@ -111,7 +111,11 @@ class Learner:
     @property
     def best(self) -> Transformer:
         """The average where there is one, else the parameters."""
-        return self.state.model if self.average is None else self.average.model
+        return self.average.model if self.num_averaged else self.state.model
+
+    @property
+    def num_averaged(self) -> int:
+        return 0 if self.average is None else int(self.average.count)
 
 
 @dataclass
@@ -154,6 +158,7 @@ class _Loop:
             ]
         )
         self.spikes = SpikeWatch()
+        self.lag = 0 if jax.devices()[0].platform == "cpu" else 1  # an accelerator computes while we read the step before
         self.compiled: dict[tuple, Any] = {}
         self.include = jax.jit(Average.include, donate_argnums=0)
 
@@ -162,13 +167,15 @@ class _Loop:
         if resume is not None:
             first, self.phase = resume[1].step, resume[1].meta["cursor"]["phase"]
         with self.around.goodput.span("start_up"):
-            phase = next((span.phase for span in self.recipe.spans if span.end_step > first), len(self.recipe.phases) - 1)
+            phase = self.recipe.spans[0].phase if resume is None else self.phase
             mesh = make_mesh(self.recipe.mesh_config(phase))
             abstract = abstract_state(self.recipe, phase, mesh)
-            self.out = Outcome(self._restore(abstract, *resume) if resume else self._create(abstract, mesh, phase), mesh)
+            self.out = Outcome(self._restore(abstract, *resume) if resume else self._create(mesh, phase), mesh)
         self.around.store.require_space(self.out.learner.tree())  # better known now than at the first save
         self.skipped = int(self.out.learner.state.skipped)
         for span in self.recipe.spans:
+            if first and self.around.look_again and span.first_step < first <= span.end_step:
+                self._look(span, first)
             if span.end_step > first:
                 self._enter(span.phase)
                 with jax.set_mesh(self.out.mesh), self.around.preemption.deferred():
@@ -176,7 +183,7 @@ class _Loop:
         self.around.store.wait()
         return self.out
 
-    def _create(self, abstract: TrainState, mesh: Mesh, phase: int) -> Learner:
+    def _create(self, mesh: Mesh, phase: int) -> Learner:
         cfg, recipe = self.recipe.model_config(phase), self.recipe
         with jax.set_mesh(mesh):
             make = jax.jit(lambda key: TrainState.create(Transformer(cfg, key=key), recipe.optimizer))
@@ -209,17 +216,17 @@ class _Loop:
         step_function, compile_s = self._compile(span)
         batches = around.batches(span, self._rows_sharding(), self._microbatches(span), first)
         phase_first = min(each.first_step for each in recipe.spans if each.phase == span.phase)
-        pending, clock = None, time.perf_counter()
+        pending: collections.deque[tuple] = collections.deque()
+        clock = time.perf_counter()
         for step in range(first, span.end_step):
             with around.goodput.span("data_wait"):
                 batch = next(batches)
             rate = self.rate(step)
             with around.goodput.span("step"):
                 learner.state, metrics = step_function(learner.state, batch, jnp.float32(rate))
-                if pending is not None:
-                    clock = self._record(span, *pending, clock)
-            extra = {"compile_s": compile_s} if step == first and compile_s else {}
-            pending = (step, metrics, rate, extra)
+                pending.append((step, metrics, rate, {"compile_s": compile_s} if step == first and compile_s else {}))
+                while len(pending) > self.lag:
+                    clock = self._record(span, *pending.popleft(), clock)
             done, last = step + 1, step + 1 == span.end_step
             every = recipe.phases[span.phase].average_every
             if every and ((done - phase_first) % every == 0 or done == self._last_step(span.phase)):
@@ -228,13 +235,18 @@ class _Loop:
             save = last or stop or done % around.save_every == 0
             if save or done % around.evaluate_every == 0 or done % around.sample_every == 0:
                 with around.goodput.span("step"):
-                    self._record(span, *pending, clock)
-                pending = None
-                self._pause(span, done, save=bool(save), last=last)
+                    while pending:
+                        clock = self._record(span, *pending.popleft(), clock)
+                if not stop:
+                    self._look(span, done)
+                if save:
+                    self._save(span, done)
+                if done == self._last_step(span.phase):
+                    around.after_phase()
                 clock = time.perf_counter()
             if stop:
                 around.store.wait()
-                raise Interrupted(f"stopped by {stop} after step {done}, saved; run the same command again to continue")
+                raise Interrupted(f"stopped by {stop} after step {done}")
 
     def _last_step(self, phase: int) -> int:
         return max(span.end_step for span in self.recipe.spans if span.phase == phase)
@@ -285,7 +297,7 @@ class _Loop:
             "step": done,
             "phase": self.recipe.phases[span.phase].name,
             "stage": stage.name,
-            "tokens": span.first_token + (done - span.first_step) * stage.tokens_per_step,
+            "tokens": self._tokens(span, done),
             **values,
             "learning_rate": rate,
             "sequence_length": stage.sequence_length,
@@ -315,37 +327,41 @@ class _Loop:
         if self.skipped > self.recipe.max_skipped_steps:
             raise TrainingDiverged(
                 f"{self.skipped} steps had gradients that are not finite, the last one batch {step}; max_skipped_steps="
-                f"{self.recipe.max_skipped_steps} allows no more. Lower the learning rate, or look at that batch; the "
-                "run continues from its last checkpoint"
+                f"{self.recipe.max_skipped_steps} allows no more. Look at that batch; allow more and run again to continue "
+                "from the last checkpoint, or start another run (name=...) with a lower learning rate"
             )
 
-    def _pause(self, span: Span, done: int, *, save: bool, last: bool) -> None:
-        """Between two steps: evaluation, samples, a checkpoint."""
-        around, learner, stage = self.around, self.out.learner, span.stage
-        tokens = span.first_token + (done - span.first_step) * stage.tokens_per_step
-        if not around.preemption.requested and (done % around.evaluate_every == 0 or last):
+    def _look(self, span: Span, done: int) -> None:
+        """Evaluation and samples, where they are due after step `done`."""
+        around, learner = self.around, self.out.learner
+        if done % around.evaluate_every == 0 or done == span.end_step:
             with around.goodput.span("evaluate"):
                 scores = around.evaluate(learner.state.model, self.out.mesh)
-                if learner.average is not None and int(learner.average.count):
+                if learner.num_averaged:
                     averaged = around.evaluate(learner.average.model, self.out.mesh)
                     scores = {**scores, **{f"average/{name}": value for name, value in averaged.items()}}
-            around.journal.evaluation({"step": done, "tokens": tokens, **scores})
+            around.journal.evaluation({"step": done, "tokens": self._tokens(span, done), **scores})
             around.say(
                 f"step {done}: held-out loss {scores['eval_loss']:.3f} nats/token, {scores['bits_per_byte']:.3f} bits/byte"
             )
-        if not around.preemption.requested and done % around.sample_every == 0 and done < self.recipe.num_steps:
+        if done % around.sample_every == 0 and done < self.recipe.num_steps:
             with around.goodput.span("sample"):
                 around.sample(learner.state.model, self.out.mesh, done)
-        if save:
-            cursor = {
-                "phase": self.phase, "stage": stage.name, "step": done, "tokens": tokens,
-                "positions": list(span.source_positions(done)),
-            }  # fmt: skip
-            meta = {**around.meta, "model": to_mapping(self.recipe.model_config(self.phase)), "cursor": cursor}
-            with around.goodput.span("checkpoint"):
-                around.store.save(done, learner.tree(), meta)
-        if done == self._last_step(span.phase):
-            around.after_phase()
+
+    def _save(self, span: Span, done: int) -> None:
+        cursor = {
+            "phase": self.phase, "stage": span.stage.name, "step": done, "tokens": self._tokens(span, done),
+            "positions": list(span.source_positions(done)),
+        }  # fmt: skip
+        model, averaged = to_mapping(self.recipe.model_config(self.phase)), self.out.learner.num_averaged
+        meta = {**self.around.meta, "model": model, "averaged": averaged, "cursor": cursor}
+        with self.around.goodput.span("checkpoint"):
+            self.around.store.save(done, self.out.learner.tree(), meta)
+
+    @staticmethod
+    def _tokens(span: Span, done: int) -> int:
+        """Positions trained on after step `done`."""
+        return span.first_token + (done - span.first_step) * span.stage.tokens_per_step
 
 
 def _concrete(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:

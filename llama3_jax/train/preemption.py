@@ -3,6 +3,7 @@
 Cluster schedulers announce the end of an allocation with SIGTERM or SIGUSR1, a person with SIGINT (Ctrl-C).
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -69,3 +70,4 @@ class Preemption:
         self.requested = self.requested or name
         if not (first and self._deferring):
             raise Interrupted(f"stopped by {name}")
+        os.write(2, f"\n{name}: stopping after this step; once more stops at once\n".encode())

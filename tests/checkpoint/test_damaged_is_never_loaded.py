@@ -84,7 +84,9 @@ def test_nothing_is_used_when_all_are_damaged(store):
     said = []
     for step in (1, 2):
         damage.flip_bit(store.path(step))
-    assert store.latest(report=said.append) is None and len(said) == 2
+    with pytest.raises(ValueError, match="sound"):
+        store.latest(report=said.append)
+    assert len(said) == 2
 
 
 def test_a_newer_format_is_no_damage_and_stops_the_run(store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -42,6 +43,10 @@ def run_file(tmp_path):
         ("phases.0.learning_rate.kind=cosine", ["cosine", "warmup_cosine"]),
         ("data.sources.tales.paths=3", ["paths"]),
         ("nonsense", ["nonsense"]),
+        ("phases.0.learning_rate={kind: continue}", ["continue", "warmup_cosine"]),
+        ("phases.0.stages.0.name=''", ["name"]),
+        ("model.rope_theta=.inf", ["rope_theta"]),
+        ("name=../up", ["name"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_right(run_file, capsys, override, words):
@@ -171,6 +176,79 @@ def test_a_truncated_shard_and_a_shard_of_another_vocabulary_are_refused(begun):
         header.write_text(text)
 
 
+def test_a_foreign_checkpoint_is_refused_with_the_difference(begun):
+    run_file, overrides, directory = begun
+    other = commands.train(run_file, [*overrides, "name=other", "model.rope_theta=10000"], runs=directory.parent).directory
+    shutil.rmtree(other / "checkpoints")
+    shutil.copytree(directory / "checkpoints", other / "checkpoints")
+    with pytest.raises(ValueError, match="rope_theta"):
+        commands.train(run_file, [*overrides, "name=other", "model.rope_theta=10000"], runs=directory.parent)
+
+
+def test_checkpoints_of_which_none_is_sound_stop_the_run(begun):
+    run_file, overrides, directory = begun
+    (manifest,) = directory.glob("checkpoints/*/manifest.json")
+    text, metrics = manifest.read_text(), (directory / "metrics.jsonl").read_bytes()
+    try:
+        manifest.unlink()
+        with pytest.raises(ValueError, match="sound"):
+            commands.train(run_file, overrides, runs=directory.parent)
+        assert (directory / "metrics.jsonl").read_bytes() == metrics
+    finally:
+        manifest.write_text(text)
+
+
+def test_other_training_shards_are_refused_when_a_run_continues(begun):
+    run_file, overrides, directory = begun
+    held = directory.parent / "shards"
+    shards = [
+        "name=sharded", f"data={{kind: shards, tokenizer_path: {directory}/tokenizer.model, "
+        f"train: {{tales: ['{held}/tales-train-*.arrayrecord']}}, held_out: {{tales: ['{held}/tales-held*.arrayrecord']}}}}",
+    ]  # fmt: skip
+    shutil.copytree(directory / "data", held)
+    commands.train(run_file, [*overrides, *shards], runs=directory.parent)
+    for path in held.glob("lists-train-00000*"):
+        path.rename(held / path.name.replace("lists-train-00000", "tales-train-00001"))
+    with pytest.raises(ValueError, match="shards"):
+        commands.train(run_file, [*overrides, *shards], runs=directory.parent)
+
+
+@pytest.mark.parametrize("files", [["config.yaml", "main.py"], ["config.yaml"]])
+def test_a_project_of_somebody_else_is_not_taken_over(begun, tmp_path, files):
+    run_file, overrides, _ = begun
+    (tmp_path / "tiny").mkdir()
+    for name in files:
+        (tmp_path / "tiny" / name).write_text("lr: 1")
+    with pytest.raises(ValueError, match="config.yaml"):
+        commands.train(run_file, overrides, runs=tmp_path)
+    assert (tmp_path / "tiny" / "config.yaml").read_text() == "lr: 1"
+
+
+def test_the_same_text_twice_is_refused(run_file, tmp_path, capsys):
+    for twice in ([tmp_path / "tales.jsonl"] * 2, [tmp_path / "tales.jsonl", tmp_path]):
+        assert "same text" in error_of(capsys, "train", run_file, "--data", *map(str, twice))
+
+
+def test_a_mix_may_name_the_sources_of_data(run_file, tmp_path, capsys):
+    data = ["--data", str(tmp_path / "lists.jsonl"), str(tmp_path / "tales.jsonl"), "phases.0.stages.0.mix={lists: 1, tales: 2}"]
+    assert main(["train", run_file, "--print-config", *data]) == 0
+    assert "lists" in capsys.readouterr().out
+
+
+def test_a_phase_whose_mesh_is_too_large_is_known_before_any_work(run_file, tmp_path, capsys):
+    too_large = "phases.1.mesh={data: 2, model: 2, sequence: 4}"
+    message = error_of(capsys, "train", run_file, too_large, "--runs", str(tmp_path / "r"))
+    assert "16 devices" in message and not (tmp_path / "r" / "tiny" / "data").exists()
+
+
+def test_a_single_string_is_not_taken_for_a_list(begun):
+    run_file, _, directory = begun
+    with pytest.raises(ValueError, match="list"):
+        commands.generate(directory, "the king")
+    with pytest.raises(ValueError, match="list"):
+        commands.compose(run_file, data="tales.jsonl")
+
+
 def test_two_processes_do_not_share_a_directory(begun):
     import fcntl
 
@@ -204,8 +282,6 @@ def test_generating_from_nothing_is_refused(tmp_path, capsys):
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(begun, monkeypatch, tmp_path):
     run_file, overrides, directory = begun
-    import shutil
-
     real = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
     with pytest.raises(OSError, match="1,000 free"):

@@ -28,6 +28,13 @@ def steps_of(directory: Path) -> dict[int, tuple]:
     return {record["step"]: tuple(record[name] for name in COMPUTED) for record in records}
 
 
+def evaluations_of(directory: Path) -> dict[int, dict]:
+    """What was said of held-out text, bit for bit."""
+    records = [record for record in read_metrics(directory / "metrics.jsonl") if "eval_loss" in record]
+    assert len({record["step"] for record in records}) == len(records)
+    return {record["step"]: record for record in records}
+
+
 def command(run_file: Path, runs: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "llama3_jax", "train", str(run_file), "--runs", str(runs), *more]
 
@@ -113,7 +120,7 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(finished, run_file, pl
     name = f"name=told_{number.name}"
     process = subprocess.Popen(command(run_file, place / "runs", name), stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
-        if line.startswith("step 1/"):
+        if line.startswith("initial/wide: compiled"):
             process.send_signal(number)
             break
     process.stdout.read()
@@ -123,6 +130,7 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(finished, run_file, pl
     assert saved and saved[-1] < STEPS
     commands.train(run_file, [name], runs=place / "runs")
     assert steps_of(directory) == steps_of(finished.directory)
+    assert evaluations_of(directory) == evaluations_of(finished.directory)
 
 
 @pytest.mark.parametrize("moment", ["step 7/", "writing"])
@@ -142,6 +150,7 @@ def test_a_killed_run_continues_bit_for_bit(finished, run_file, place, moment):
     process.wait()
     commands.train(run_file, [f"name={name}"], runs=place / "runs")
     assert steps_of(directory) == steps_of(finished.directory)
+    assert evaluations_of(directory) == evaluations_of(finished.directory)
     assert not list(directory.glob("checkpoints/*.partial"))
     for step in (store := CheckpointStore(directory / "checkpoints")).steps():
         verify(store.path(step))

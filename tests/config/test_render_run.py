@@ -58,7 +58,7 @@ class Tree:
 
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-FLOATS = st.floats(allow_nan=False)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 TRAPS = st.sampled_from(["", "5", "1e9", "1_0", "on", "n", "null", "~", "12:30", "- a", "a: b", " #", "\n", "'"])
 TEXT = st.text() | TRAPS
 LEAVES = st.builds(Leaf, text=TEXT, number=FLOATS, either=st.none() | st.integers() | TEXT)

@@ -168,11 +168,17 @@ def test_a_single_document_is_cut_at_a_line_near_its_end(cfg, tmp_path):
     assert 0.08 < len(end) / len(begin + end) < 0.12
 
 
-def test_a_directory_of_other_input_is_refused(cfg, tmp_path):
-    prepare(cfg, tmp_path / "run")
-    write_source(tmp_path, "math", num_documents=150)
-    with pytest.raises(ValueError, match="math"):
-        prepare(cfg, tmp_path / "run")
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_was_prepared_stays_when_its_input_changes_or_goes(cfg, tmp_path, gone):
+    first = prepare(cfg, tmp_path / "run")
+    before, lines = modified(tmp_path / "run"), []
+    if gone:
+        Path(cfg.sources["math"].paths[0]).unlink()
+    else:
+        write_source(tmp_path, "math", num_documents=150)
+    assert prepare_corpus(cfg, tmp_path / "run", vocab_size=700, report=lines.append) == first
+    assert modified(tmp_path / "run") == before
+    assert [("math" in line, "web" in line) for line in lines[1:]] == [(True, False)]
 
 
 def test_a_finished_corpus_that_lost_a_shard_is_refused(cfg, tmp_path):
@@ -208,9 +214,6 @@ def test_a_given_tokenizer_is_used(cfg, tmp_path):
         prepare(given, tmp_path / "run")
     prepared = prepare(given, tmp_path / "run", vocab_size=513)
     assert Tokenizer.load(prepared.tokenizer_path).tokens[256:] == (b"ab",)
-    save_ranks(tmp_path / "given.model", [*BYTES, b"cd"])
-    with pytest.raises(ValueError, match="tokenizer_path"):
-        prepare(given, tmp_path / "run", vocab_size=513)
 
 
 def test_few_documents_are_split_or_refused(cfg, tmp_path):
