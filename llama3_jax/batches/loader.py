@@ -27,7 +27,11 @@ PREFETCH_BATCHES = 4
 
 
 SHUFFLED_ROWS = 1 << 16
-"""Rows of a source that are shuffled among themselves, so that the pieces of a long document are not neighbours."""
+"""Rows of a source that are shuffled among themselves.
+
+The last of three shuffles: a stream shuffles documents, so that a row does not hold neighbours of the crawl; blocks of it
+are shuffled, so that a stage draws on the whole source; and the rows of a stage, so that a batch is not one block.
+"""
 
 
 class StageRows:

@@ -22,6 +22,8 @@ def find_config(name: Path | str) -> Path:
         for candidate in (directory / given, directory / f"{given}.yaml"):
             if candidate.is_file():
                 return candidate
+    if (given / "config.yaml").is_file():
+        raise ConfigError([Problem(str(name), "", f"is a directory; name its run file, {given / 'config.yaml'}")])
     beside = [str(path) for path in given.parent.glob("*.yaml")]
     shipped = sorted(path.stem for path in published.glob("*.yaml"))
     message = f"no such run file{nearest(str(name), [*beside, *shipped])}"

@@ -144,11 +144,11 @@ def train(recipe: Recipe, around: Surroundings, *, resume: tuple[Path, Manifest]
 
     Raises: Interrupted after saving, when a signal asked for it; TrainingDiverged beyond the budget of skipped steps.
     """
-    return _Loop(recipe, around).run(resume)
+    return _Loop(recipe, around, resume).run()
 
 
 class _Loop:
-    def __init__(self, recipe: Recipe, around: Surroundings):
+    def __init__(self, recipe: Recipe, around: Surroundings, resume: tuple[Path, Manifest] | None):
         self.recipe = recipe
         self.around = around
         self.rate = learning_rates(
@@ -161,25 +161,24 @@ class _Loop:
         self.lag = 0 if jax.devices()[0].platform == "cpu" else 1  # an accelerator computes while we read the step before
         self.compiled: dict[tuple, Any] = {}
         self.include = jax.jit(Average.include, donate_argnums=0)
+        self.first, self.phase = (resume[1].step, resume[1].meta["cursor"]["phase"]) if resume else (0, None)
+        with around.goodput.span("start_up"):
+            phase = self.phase if resume else recipe.spans[0].phase
+            mesh = make_mesh(recipe.mesh_config(phase))
+            learner = self._restore(abstract_state(recipe, phase, mesh), *resume) if resume else self._create(mesh, phase)
+        self.out = Outcome(learner, mesh)
+        self.skipped = int(learner.state.skipped)
 
-    def run(self, resume: tuple[Path, Manifest] | None) -> Outcome:
-        first, self.phase = 0, None
-        if resume is not None:
-            first, self.phase = resume[1].step, resume[1].meta["cursor"]["phase"]
-        with self.around.goodput.span("start_up"):
-            phase = self.recipe.spans[0].phase if resume is None else self.phase
-            mesh = make_mesh(self.recipe.mesh_config(phase))
-            abstract = abstract_state(self.recipe, phase, mesh)
-            self.out = Outcome(self._restore(abstract, *resume) if resume else self._create(mesh, phase), mesh)
-        self.around.store.require_space(self.out.learner.tree())  # better known now than at the first save
-        self.skipped = int(self.out.learner.state.skipped)
+    def run(self) -> Outcome:
+        if self.first < self.recipe.num_steps:
+            self.around.store.require_space(self.out.learner.tree())  # better known now than at the first save
         for span in self.recipe.spans:
-            if first and self.around.look_again and span.first_step < first <= span.end_step:
-                self._look(span, first)
-            if span.end_step > first:
+            if self.first and self.around.look_again and span.first_step < self.first <= span.end_step:
+                self._look(span, self.first)
+            if span.end_step > self.first:
                 self._enter(span.phase)
                 with jax.set_mesh(self.out.mesh), self.around.preemption.deferred():
-                    self._run_span(span, max(first, span.first_step))
+                    self._run_span(span, max(self.first, span.first_step))
         self.around.store.wait()
         return self.out
 
