@@ -139,9 +139,8 @@ def prepare_corpus(cfg: Corpus, directory: Path, *, vocab_size: int, report: Cal
     asked = {"format_version": _FORMAT_VERSION, "config": config, "inputs": _inputs(cfg)}
     directory.mkdir(parents=True, exist_ok=True)
     sources = {name: _choose(cfg, name, report) for name in cfg.sources}
-    sources = {name: _at_least_two(documents, cfg.held_out_fraction) for name, documents in sources.items()}
     held_out_ids = _held_out_ids(sources, cfg.held_out_fraction)
-    splits = {name: _split(documents, held_out_ids, name) for name, documents in sources.items()}
+    splits = {name: _split(documents, held_out_ids, name, cfg.held_out_fraction) for name, documents in sources.items()}
     if tokenizer is None:
         training = [document for split in splits.values() for document in split["train"]]
         tokenizer = _learn_tokenizer(training, vocab_size, report)
@@ -223,32 +222,21 @@ def _choose(cfg: Corpus, name: str, report: Callable[[str], None]) -> list[Docum
     return [document for _, _, document in sorted(chosen, key=lambda entry: (_hash("order", entry[2].id), -entry[1]))]
 
 
-def _at_least_two(documents: list[Document], fraction: float) -> list[Document]:
-    """A source that is one document, a book say, is cut in two near the end, at a paragraph or line if it has any."""
-    if len(documents) > 1:
-        return documents
-    name, text = documents[0]
-    cut = max(1, round(len(text) * (1 - fraction)))
-    for boundary in ("\n\n", "\n", " "):
-        found = text.rfind(boundary, cut // 2, cut)
-        if found > 0:
-            cut = found + len(boundary)
-            break
-    return [Document(f"{name}#begin", text[:cut]), Document(f"{name}#end", text[cut:])] if text[cut:] else documents
-
-
 def _held_out_ids(sources: Mapping[str, Sequence[Document]], fraction: float) -> set[str]:
-    """The ids below the fraction and, for a source that has none of them, its lowest."""
+    """The ids below the fraction and, for a source that has none of them, its lowest; a single document is cut instead."""
     key = {document.id: _hash("held_out", document.id) for documents in sources.values() for document in documents}
     held_out = {name for name, value in key.items() if value < fraction * 2**64}
     for documents in sources.values():
         ids = {document.id for document in documents}
-        if held_out.isdisjoint(ids):
+        if len(documents) > 1 and held_out.isdisjoint(ids):
             held_out.add(min(ids, key=key.__getitem__))
     return held_out
 
 
-def _split(documents: Sequence[Document], held_out_ids: set[str], name: str) -> dict[str, list[Document]]:
+def _split(documents: Sequence[Document], held_out_ids: set[str], name: str, fraction: float) -> dict[str, list[Document]]:
+    if len(documents) == 1 and len(documents[0].text) > 1:
+        begin, end = _cut(documents[0], fraction)
+        return {"train": [begin], "held_out": [end]}
     train = [document for document in documents if document.id not in held_out_ids]
     if not train:
         raise ValueError(
@@ -256,6 +244,18 @@ def _split(documents: Sequence[Document], held_out_ids: set[str], name: str) -> 
             "more documents (at least two different ids) or a smaller held_out_fraction"
         )
     return {"train": train, "held_out": [document for document in documents if document.id in held_out_ids]}
+
+
+def _cut(document: Document, fraction: float) -> tuple[Document, Document]:
+    """A source that is one document, a book say: all but its end, at a paragraph or line if it has any, and its end."""
+    name, text = document
+    cut = max(1, min(len(text) - 1, round(len(text) * (1 - fraction))))
+    for boundary in ("\n\n", "\n", " "):
+        found = text.rfind(boundary, cut // 2, cut)
+        if found > 0:
+            cut = found + len(boundary)
+            break
+    return Document(f"{name}#begin", text[:cut]), Document(f"{name}#end", text[cut:])
 
 
 def _given_tokenizer(path: str, vocab_size: int) -> Tokenizer:

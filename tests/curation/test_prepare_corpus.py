@@ -160,11 +160,13 @@ def test_a_directory_of_another_vocabulary_is_refused(cfg, tmp_path):
         prepare(cfg, tmp_path / "run", vocab_size=701)
 
 
-def test_a_single_document_is_cut_at_a_line_near_its_end(cfg, tmp_path):
-    (tmp_path / "book.txt").write_text("".join(f"line {number} of the book\n" for number in range(500)))
-    prepared = prepare(replace(cfg, sources={"book": Files(paths=(str(tmp_path / "book.txt"),))}), tmp_path / "run", 520)
+@pytest.mark.parametrize("name", ["a", "b", "c", "d", "e", "f"])
+def test_a_single_document_is_cut_at_a_line_near_its_end(cfg, tmp_path, name):
+    book = tmp_path / f"{name}.txt"
+    book.write_text("".join(f"line {number} of the book\n" for number in range(500)))
+    prepared = prepare(replace(cfg, sources={"book": Files(paths=(str(book),))}), tmp_path / "run", 520)
     begin, end = ("".join(decoded(prepared, paths["book"])) for paths in (prepared.train, prepared.held_out))
-    assert begin + end == (tmp_path / "book.txt").read_text() and begin.endswith("book\n")
+    assert begin + end == book.read_text() and begin.endswith("book\n")
     assert 0.08 < len(end) / len(begin + end) < 0.12
 
 
