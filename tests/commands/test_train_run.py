@@ -118,7 +118,8 @@ def test_a_prompt_longer_than_the_context_is_refused(finished):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_run_continues_bit_for_bit(finished, run_file, place, number):
     name = f"name=told_{number.name}"
-    process = subprocess.Popen(command(run_file, place / "runs", name), stdout=subprocess.PIPE, text=True)
+    often = "held_out.every_steps=1"
+    process = subprocess.Popen(command(run_file, place / "runs", name, often), stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("initial/wide: compiled"):
             process.send_signal(number)
@@ -128,9 +129,11 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(finished, run_file, pl
     directory = place / "runs" / name.removeprefix("name=")
     saved = CheckpointStore(directory / "checkpoints").steps()
     assert saved and saved[-1] < STEPS
-    commands.train(run_file, [name], runs=place / "runs")
+    commands.train(run_file, [name, often], runs=place / "runs")
     assert steps_of(directory) == steps_of(finished.directory)
-    assert evaluations_of(directory) == evaluations_of(finished.directory)
+    evaluated = evaluations_of(directory)
+    assert sorted(evaluated) == list(range(1, STEPS + 1)), "the step it was stopped at is evaluated too"
+    assert evaluations_of(finished.directory).items() <= evaluated.items()
 
 
 @pytest.mark.parametrize("moment", ["step 7/", "writing"])
