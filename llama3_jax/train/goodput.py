@@ -40,21 +40,6 @@ class Goodput:
             self._charge()
             self._stack.pop()
 
-    def add(self, name: str, seconds: float) -> None:
-        """Move `seconds` from the current activity to `name`: what another clock measured, such as a compile
-        inside a step.
-
-        What exceeds the current activity's seconds passed before this clock started (imports, say) and
-        lengthens the total.
-        Raises: ValueError if seconds is negative.
-        """
-        if seconds < 0:
-            raise ValueError(f"add({name!r}, {seconds}): a duration is not negative; give the seconds spent")
-        self._charge()
-        current = self._stack[-1]
-        self._seconds[current] -= min(seconds, self._seconds[current])
-        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-
     @property
     def total_s(self) -> float:
         """Seconds accounted for, open spans included."""

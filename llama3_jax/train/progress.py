@@ -19,7 +19,7 @@ class Progress:
         total_steps: the number of the run's last step.
         first_step: the first step this process runs: 1, or k + 1 after resuming from checkpoint k.
         total_tokens: tokens of the whole run; time left is then reckoned in tokens, which holds over stages
-            of unlike batches, otherwise in steps. A record that carries "tokens_left" overrides both.
+            of unlike batches, otherwise in steps.
         stream: where to write, by default standard output.
         every_s: seconds between plain lines; the first step, the first of a phase or stage, and the last are
             always shown.
@@ -52,17 +52,15 @@ class Progress:
     def __exit__(self, *exc_info: object) -> None:
         self._display.close()
 
-    def step(self, step: int, record: Record, *, note: str = "") -> None:
-        """Show that `step` is done. A `note` ends its line, if one is shown; `message` always is."""
-        if "tokens_left" in record:
-            work_left = record["tokens_left"]
-        elif self._total_tokens is not None:
+    def step(self, step: int, record: Record) -> None:
+        """Show that `step` is done."""
+        if self._total_tokens is not None:
             work_left = self._total_tokens - record["tokens"]
         else:
             work_left = self._total_steps - step
         left_s = self._time_left.update(work_left, stage=stage_label(record), paused="compile_s" in record)
         left = "" if left_s is None else f"{format_duration(left_s)} left"
-        self._display.step(step, record, left, note)
+        self._display.step(step, record, left)
 
     def message(self, text: str) -> None:
         """Show a line of its own, above the bar."""
@@ -121,7 +119,7 @@ def _measures(record: Record) -> list[str]:
 
 class _Display(Protocol):
     def open(self) -> None: ...
-    def step(self, step: int, record: Record, left: str, note: str) -> None: ...
+    def step(self, step: int, record: Record, left: str) -> None: ...
     def message(self, text: str) -> None: ...
     def close(self) -> None: ...
 
@@ -137,9 +135,9 @@ class _Lines:
     def open(self) -> None:
         pass
 
-    def step(self, step: int, record: Record, left: str, note: str) -> None:
+    def step(self, step: int, record: Record, left: str) -> None:
         stage = stage_label(record)
-        parts = [f"step {step}/{self._total_steps}", stage, *_measures(record), left, note]
+        parts = [f"step {step}/{self._total_steps}", stage, *_measures(record), left]
         line = "  ".join(part for part in parts if part)
         if stage != self._stage or self._clock() >= self._next_s or step == self._total_steps:
             self.message(line)
@@ -172,26 +170,22 @@ class _Bar:
             MofNCompleteColumn(),
             text("measures", "default"),
             text("left", "cyan"),
-            text("note", "yellow"),
             console=Console(file=stream),
             refresh_per_second=4,
             expand=True,
         )
-        self._task = self._progress.add_task(
-            "", total=total_steps, completed=first_step - 1, stage="", measures="", left="", note=""
-        )
+        self._task = self._progress.add_task("", total=total_steps, completed=first_step - 1, stage="", measures="", left="")
 
     def open(self) -> None:
         self._progress.start()
 
-    def step(self, step: int, record: Record, left: str, note: str) -> None:
+    def step(self, step: int, record: Record, left: str) -> None:
         self._progress.update(
             self._task,
             completed=step,
             stage=stage_label(record),
             measures="  ".join(_measures(record)),
             left=left,
-            note=note,
         )
 
     def message(self, text: str) -> None:

@@ -60,26 +60,6 @@ def test_an_open_span_is_reported_so_far(goodput, clock):
     assert goodput.report() == {"step": 10, "other": 0}
 
 
-def test_added_seconds_are_moved_from_the_activity_they_passed_in(goodput, clock):
-    with goodput.span("step"):
-        clock.sleep(10)
-        goodput.add("compile", 7)
-        clock.sleep(1)
-    assert goodput.report() == {"compile": 7, "step": 4, "other": 0}
-
-
-def test_seconds_from_before_the_clock_lengthen_the_total(goodput, clock):
-    clock.sleep(2)
-    goodput.add("start_up", 5)
-    clock.sleep(1)
-    assert goodput.report() == {"start_up": 5, "other": 1}
-
-
-def test_a_negative_duration_is_refused(goodput):
-    with pytest.raises(ValueError, match="negative"):
-        goodput.add("compile", -1.0)
-
-
 def test_the_table_is_sorted_aligned_and_adds_up(goodput, clock):
     for name, seconds in (("checkpoint", 50), ("step", 1440)):
         with goodput.span(name):

@@ -36,10 +36,10 @@ def test_plain_lines_say_where_the_run_is_and_when_it_ends():
     with Progress(640, first_step=119, total_tokens=64000, stream=stream, every_s=0.0, clock=clock) as progress:
         progress.step(119, record(119))
         clock.now += 0.25
-        progress.step(120, record(120), note="kept")
+        progress.step(120, record(120))
     assert stream.getvalue().splitlines() == [
         "step 119/640  initial/ramp-2  loss 5.123  12,345 tok/s  lr 3.0e-04",
-        "step 120/640  initial/ramp-2  loss 5.123  12,345 tok/s  lr 3.0e-04  2m10s left  kept",
+        "step 120/640  initial/ramp-2  loss 5.123  12,345 tok/s  lr 3.0e-04  2m10s left",
     ]
 
 
@@ -79,10 +79,10 @@ def test_a_terminal_shows_a_bar_and_messages_verbatim(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     stream = Terminal()
     with Progress(640, first_step=120, total_tokens=64000, stream=stream) as progress:
-        progress.step(120, record(120), note="[kept]")
+        progress.step(120, record(120))
         progress.message("saved [red]checkpoints/120")
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
-    for shown in ("initial/ramp-2", "120/640", "loss 5.123", "12,345 tok/s", "[kept]", "saved [red]checkpoints/120"):
+    for shown in ("initial/ramp-2", "120/640", "loss 5.123", "12,345 tok/s", "saved [red]checkpoints/120"):
         assert shown in text
 
 
@@ -137,15 +137,6 @@ def test_time_left_counts_pauses_between_steps_at_their_share():
         work_left, left_s = run(time_left, clock, work_left=work_left, work=10, seconds=1.0, steps=10)
         clock.now += 5.0  # an evaluation after every tenth step
     assert left_s == pytest.approx(work_left * 1.5 / 10, rel=0.1)
-
-
-def test_tokens_left_in_a_record_overrides_the_total():
-    clock, stream = Clock(), io.StringIO()
-    with Progress(10, first_step=1, total_tokens=10**9, stream=stream, every_s=0.0, clock=clock) as progress:
-        for step in (1, 2):
-            clock.now += 1.0
-            progress.step(step, record(step, tokens_left=500 - 100 * step))
-    assert "3s left" in stream.getvalue()
 
 
 @pytest.mark.parametrize(
