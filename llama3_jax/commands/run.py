@@ -103,11 +103,15 @@ class TrainRun:
     def _misfits(self, number: int, phase: Phase, model: ModelConfig, mesh: MeshConfig) -> Iterator[str]:
         for dim, axis in (
             ("num_heads", "model"), ("num_kv_heads", "model"), ("ffw_dim", "model"), ("vocab_size", "model"),
-            ("model_dim", "data"),
         ):  # fmt: skip
             size, parts = getattr(model, dim), getattr(mesh, axis)
             if size % parts:
                 yield f"mesh.{axis}={parts} does not divide model.{dim}={size}; use a divisor of {size}"
+        if model.model_dim % (shards := mesh.data * mesh.sequence):
+            yield (
+                f"mesh.data={mesh.data} times mesh.sequence={mesh.sequence}, which split the parameters, do not divide "
+                f"model.model_dim={model.model_dim}; use a product that divides {model.model_dim}, not {shards}"
+            )
         lengths = {f"phases[{number}].stages[{index}]": stage.sequence_length for index, stage in enumerate(phase.stages)}
         for where, stage in zip(lengths, phase.stages, strict=True):
             try:
@@ -120,8 +124,11 @@ class TrainRun:
                 f"multiple of {mesh.data}"
             )
         for where, length in [*lengths.items(), ("held_out", self.held_out.sequence_length)]:
-            if length % mesh.sequence:
-                yield f"{where}: sequence_length={length} does not split over mesh.sequence={mesh.sequence}"
+            if length % (pieces := mesh.sequence * mesh.model):
+                yield (
+                    f"{where}: sequence_length={length} does not split over mesh.sequence={mesh.sequence} times "
+                    f"mesh.model={mesh.model}, which share a row's positions; use a multiple of {pieces}"
+                )
             if length > model.longest_sequence:
                 yield (
                     f"{where}: sequence_length={length} is longer than the {model.longest_sequence} positions that RoPE "
@@ -141,7 +148,7 @@ class TrainRun:
 
 _MAY_CHANGE = re.compile(
     r"(name|mesh|attention|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
-    r"|phases\[\d+\]\.(mesh|remat|stages\[\d+\]\.rows_per_group))(?![\w])"
+    r"|phases\[\d+\]\.(mesh|remat|fsdp|stages\[\d+\]\.rows_per_group))(?![\w])"
 )
 """Values that may differ when a run is continued: they change how it is run and seen, not what it computes."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.checkpoint.manifest import verify
 from llama3_jax.checkpoint.store import CheckpointStore, restore
@@ -45,7 +45,8 @@ def load_trained(directory: Path, tokenizer: Tokenizer, *, step: int | None = No
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: Transformer(cfg, key=jax.random.key(0)))
-    place = NamedSharding(mesh, PartitionSpec())
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, leaf.sharding.spec)), shapes
+    )
     model = restore(path, manifest, like, prefix="average.model." if manifest.meta["averaged"] else "state.model.")
     return Trained(model, mesh, Precision(manifest.meta["run"]["precision"]))

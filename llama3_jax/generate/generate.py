@@ -103,6 +103,7 @@ def _forward(
     x_RSD = model.embed(tokens_RS, precision.dtype)
     x_RSD, cache = model.layers(x_RSD, jnp.maximum(positions_RS, 0), CachedAttend(positions_RS), cache)
     row_R1 = jnp.arange(last_R.size)[:, None]
+    x_RSD = reshard(x_RSD, spec("batch", "position", None))
     x_R1D = x_RSD.at[row_R1, last_R[:, None]].get(out_sharding=spec("batch", "position", None))
     return model.logits(x_R1D)[:, 0], cache
 

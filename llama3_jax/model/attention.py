@@ -22,7 +22,9 @@ from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.param import fan_in, normal
 from llama3_jax.model.rope import Rotation, rotate
 from llama3_jax.sharding.axes import RULES, spec
+from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.sharding.linear import linear
+from llama3_jax.sharding.tensor_parallel import BLOCK_SUMS
 
 PER_DEVICE = PartitionSpec((RULES.batch, RULES.position))
 """Arrays with one leading entry for each device's rows and positions."""
@@ -45,11 +47,13 @@ class Attention(nnx.Module):
         self.w_v = normal(v, (L, D, K, H), ("layer", "embed", "kv_heads", None), fan_in(D))
         self.w_o = normal(o, (L, N, H, D), ("layer", "heads", None, "embed"), fan_in(N * H) * (2 * L) ** -0.5)
 
-    def __call__(self, x_BSD: Array, turn: Rotation, attend: Attend, layer: Array, state: Any) -> tuple[Array, Any]:
+    def __call__(self, x_BSD: Array, turn: Rotation, attend: Attend, layer: Array, state: Any, fsdp: Fsdp) -> tuple[Array, Any]:
+        """All positions in, partial sums over the model axis out (see tensor_parallel), and the state of `attend`."""
+
         def project(weight: Array, heads: str) -> Array:
             return linear(
                 "bsd,dnh->bsnh", x_BSD, weight,
-                gathered=spec(None, heads, None), out=spec("batch", "position", heads, None),
+                gathered=spec(None, heads, None), out=spec("batch", "position", heads, None), fsdp=fsdp,
             )  # fmt: skip
 
         q_BSNH = rotate(project(self.w_q[...], "heads"), turn)
@@ -58,7 +62,7 @@ class Attention(nnx.Module):
         out_BSNH, state = attend(q_BSNH, k_BSKH, v_BSKH, layer, state)
         out_BSD = linear(
             "bsnh,nhd->bsd", out_BSNH, self.w_o[...],
-            gathered=spec("heads", None, None), out=spec("batch", "position", None),
+            gathered=spec("heads", None, None), out=BLOCK_SUMS, fsdp=fsdp,
         )  # fmt: skip
         return out_BSD, state
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import jax
 from flax import nnx
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.param import fan_in, normal
 from llama3_jax.sharding.axes import spec
+from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.sharding.linear import linear
+from llama3_jax.sharding.tensor_parallel import BLOCK_SUMS
 
 
 class FeedForward(nnx.Module):
@@ -26,9 +27,10 @@ class FeedForward(nnx.Module):
         self.w_up = normal(up, (L, D, F), ("layer", "embed", "ffw"), fan_in(D))
         self.w_down = normal(down, (L, F, D), ("layer", "ffw", "embed"), fan_in(F) * (2 * L) ** -0.5)
 
-    def __call__(self, x_BSD: Array) -> Array:
+    def __call__(self, x_BSD: Array, fsdp: Fsdp) -> Array:
+        """All positions in, partial sums over the model axis out (see tensor_parallel)."""
         wide = spec("batch", "position", "ffw")
-        gate_BSF = linear("bsd,df->bsf", x_BSD, self.w_gate[...], gathered=spec(None, "ffw"), out=wide)
-        up_BSF = linear("bsd,df->bsf", x_BSD, self.w_up[...], gathered=spec(None, "ffw"), out=wide)
-        h_BSF = checkpoint_name(jax.nn.silu(gate_BSF) * up_BSF, "ffw_hidden")
-        return linear("bsf,fd->bsd", h_BSF, self.w_down[...], gathered=spec("ffw", None), out=spec("batch", "position", None))
+        gate_BSF = linear("bsd,df->bsf", x_BSD, self.w_gate[...], gathered=spec(None, "ffw"), out=wide, fsdp=fsdp)
+        up_BSF = linear("bsd,df->bsf", x_BSD, self.w_up[...], gathered=spec(None, "ffw"), out=wide, fsdp=fsdp)
+        h_BSF = jax.nn.silu(gate_BSF) * up_BSF
+        return linear("bsf,fd->bsd", h_BSF, self.w_down[...], gathered=spec("ffw", None), out=BLOCK_SUMS, fsdp=fsdp)

@@ -10,6 +10,7 @@ from llama3_jax.model.attention import PackedAttend
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.remat import Remat
 from llama3_jax.model.transformer import Transformer
+from llama3_jax.sharding.fsdp import Fsdp
 
 
 def next_token_loss(
@@ -18,6 +19,7 @@ def next_token_loss(
     *,
     precision: Precision = Precision.FLOAT32,
     remat: Remat = Remat.NONE,
+    fsdp: Fsdp = Fsdp.REGATHER,
     attention: Implementation = Implementation.AUTO,
 ) -> tuple[Array, Array]:
     """Cross entropy of the next token of the same document.
@@ -27,5 +29,5 @@ def next_token_loss(
     """
     attend = PackedAttend(batch.segment_ids, implementation=attention)
     x_BSD = model.embed(batch.tokens, precision.dtype)
-    x_BSD, _ = model.layers(x_BSD, batch.positions, attend, remat=remat)
+    x_BSD, _ = model.layers(x_BSD, batch.positions, attend, remat=remat, fsdp=fsdp)
     return model.loss(x_BSD, batch.targets, batch.loss_weight)

@@ -12,3 +12,5 @@ class Remat(enum.Enum):
     """Keep each layer's input and its attention output, recompute the rest."""
     FULL = "full"
     """Keep each layer's input only."""
+    OFFLOAD = "offload"
+    """As save_attention, but what is kept waits in host memory."""

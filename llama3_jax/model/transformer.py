@@ -19,14 +19,17 @@ from jax.sharding import PartitionSpec
 
 from llama3_jax.kernels.cross_entropy.chunked import cross_entropy
 from llama3_jax.model.attention import Attend, Attention
+from llama3_jax.model.checkpointing import checkpointed, named_layer_input
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.feed_forward import FeedForward
-from llama3_jax.model.norm import rms_norm
+from llama3_jax.model.norm import rms_norm, scale_of_rows
 from llama3_jax.model.param import fan_in, normal, ones
 from llama3_jax.model.remat import Remat
 from llama3_jax.model.rope import Rotation, rotation
 from llama3_jax.sharding.axes import RULES, spec
-from llama3_jax.sharding.linear import gather, linear
+from llama3_jax.sharding.fsdp import Fsdp
+from llama3_jax.sharding.linear import linear
+from llama3_jax.sharding.tensor_parallel import into_block, out_of_block, residual, residual_dim
 
 
 class Block(nnx.Module):
@@ -40,11 +43,12 @@ class Block(nnx.Module):
         self.feed_forward = FeedForward(cfg, key=feed_forward)
         self.norm_eps = cfg.norm_eps
 
-    def __call__(self, x_BSD: Array, turn: Rotation, attend: Attend, layer: Array, state: Any) -> tuple[Array, Any]:
-        normed_BSD = rms_norm(x_BSD, self.attention_norm[...], self.norm_eps)
-        mixed_BSD, state = self.attention(normed_BSD, turn, attend, layer, state)
-        h_BSD = x_BSD + mixed_BSD
-        return h_BSD + self.feed_forward(rms_norm(h_BSD, self.ffw_norm[...], self.norm_eps)), state
+    def __call__(self, x_BSD: Array, turn: Rotation, attend: Attend, layer: Array, state: Any, fsdp: Fsdp) -> tuple[Array, Any]:
+        normed_BSD = into_block(rms_norm(x_BSD, self.attention_norm[...], self.norm_eps))
+        mixed_BSD, state = self.attention(normed_BSD, turn, attend, layer, state, fsdp)
+        h_BSD = x_BSD + out_of_block(mixed_BSD)
+        normed_BSD = into_block(rms_norm(h_BSD, self.ffw_norm[...], self.norm_eps))
+        return h_BSD + out_of_block(self.feed_forward(normed_BSD, fsdp)), state
 
 
 class Transformer(nnx.Module):
@@ -61,20 +65,23 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens_BS: Array, dtype: str) -> Array:
         """int32 token ids -> [B, S, D]: each device looks up its own vocabulary rows, the rest add zero."""
+        split = residual_dim(tokens_BS.shape[1]) == "residual"
 
         def local(table_VD, tokens_BS):
+            table_VD = lax.all_gather(table_VD, RULES.embed, axis=1, tiled=True)  # its transpose reduces in float32
             row_BS = tokens_BS - lax.axis_index(RULES.vocab) * table_VD.shape[0]
             mine_BS = (row_BS >= 0) & (row_BS < table_VD.shape[0])
-            x_BSD = table_VD[jnp.where(mine_BS, row_BS, 0)]
-            return lax.psum(jnp.where(mine_BS[..., None], x_BSD, 0.0), RULES.vocab).astype(dtype)
+            x_BSD = jnp.where(mine_BS[..., None], table_VD[jnp.where(mine_BS, row_BS, 0)], 0.0).astype(dtype)
+            if split:
+                return lax.psum_scatter(x_BSD, RULES.vocab, scatter_dimension=1, tiled=True)
+            return lax.psum(x_BSD, RULES.vocab)
 
-        table_VD = gather(self.embedding[...], spec("vocab", None), jnp.float32)
         return jax.shard_map(
             local,
-            in_specs=(spec("vocab", None), spec("batch", "position")),
-            out_specs=spec("batch", "position", None),
+            in_specs=(spec("vocab", "embed"), spec("batch", "position")),
+            out_specs=residual(tokens_BS.shape[1]),
             check_vma=False,
-        )(table_VD, tokens_BS)
+        )(self.embedding[...], tokens_BS)
 
     def layers(
         self,
@@ -87,8 +94,9 @@ class Transformer(nnx.Module):
         stop: int | None = None,
         inject: Mapping[int, Callable[[Array], Array]] | None = None,
         remat: Remat = Remat.NONE,
+        fsdp: Fsdp = Fsdp.REGATHER,
     ) -> tuple[Array, Any]:
-        """Layers [start, stop) applied to hidden states [B, S, D].
+        """Layers [start, stop) applied to hidden states [B, S, D], partitioned as `residual` says.
 
         Args:
             state: what `attend` carries from layer to layer (a KV cache), or None.
@@ -96,7 +104,12 @@ class Transformer(nnx.Module):
         """
         stop = self.cfg.num_layers if stop is None else stop
         turn = rotation(self.cfg, positions_BS)
-        apply = _checkpointed(lambda block, x, layer, state: block(x, turn, attend, layer, state), remat)
+        stacked = _with_row_scales(self.blocks, x_BSD.shape[1])
+
+        def layer(block, x_BSD, layer, state):
+            return block(named_layer_input(x_BSD), turn, attend, layer, state, fsdp)
+
+        apply = checkpointed(layer, remat, fsdp)
 
         def step(carry, inputs):
             block, layer = inputs
@@ -107,7 +120,7 @@ class Transformer(nnx.Module):
             if inject and low in inject:
                 x_BSD = inject[low](x_BSD)
             whole = low == 0 and high == self.cfg.num_layers
-            blocks = self.blocks if whole else jax.tree.map(lambda leaf, a=low, b=high: leaf[a:b], self.blocks)
+            blocks = stacked if whole else jax.tree.map(lambda leaf, a=low, b=high: leaf[a:b], stacked)
             (x_BSD, state), _ = lax.scan(step, (x_BSD, state), (blocks, jnp.arange(low, high)))
         return x_BSD, state
 
@@ -119,7 +132,7 @@ class Transformer(nnx.Module):
 
     def logits(self, x_BSD: Array) -> Array:
         """float32 [B, S, V] of final hidden states; for a few positions only, see `loss` for a batch."""
-        normed_BSD = rms_norm(x_BSD, self.final_norm[...], self.cfg.norm_eps)
+        normed_BSD = into_block(self._final(x_BSD))
         weight, dims = self.head_matrix()
         equation = "bsd,dv->bsv" if dims[0] == "embed" else "bsd,vd->bsv"
         gathered = spec(*(dim if dim == "vocab" else None for dim in dims))
@@ -131,25 +144,33 @@ class Transformer(nnx.Module):
 
         Returns: (sum of weight * nll over all devices: float32 scalar, nats; nll_BS: float32, nats, no gradient).
         """
-        normed_BSD = rms_norm(x_BSD, self.final_norm[...], self.cfg.norm_eps)
         weight, dims = self.head_matrix()
-        head_DV = gather(weight if dims[0] == "embed" else weight.T, spec(None, "vocab"), jnp.float32)
+        split = residual_dim(x_BSD.shape[1]) == "residual"
 
-        def local(x_BSD, head_DV, targets_BS, weight_BS):
+        def local(x_BSD, head, targets_BS, weight_BS):
+            if split:
+                x_BSD = lax.all_gather(x_BSD, RULES.vocab, axis=1, tiled=True)
+            head = lax.all_gather(head, RULES.embed, axis=dims.index("embed"), tiled=True)
+            head_DV = head if dims[0] == "embed" else head.T
             loss, nll_BS = cross_entropy(x_BSD, head_DV, targets_BS, weight_BS, RULES.vocab)
             return lax.psum(loss, (RULES.batch, RULES.position)), nll_BS
 
         rows = spec("batch", "position")
         return jax.shard_map(
             local,
-            in_specs=(spec("batch", "position", None), spec(None, "vocab"), rows, rows),
+            in_specs=(residual(x_BSD.shape[1]), spec(*dims), rows, rows),
             out_specs=(PartitionSpec(), rows),
             check_vma=False,
-        )(normed_BSD, head_DV, targets_BS, weight_BS)
+        )(self._final(x_BSD), weight, targets_BS, weight_BS)
+
+    def _final(self, x_BSD: Array) -> Array:
+        return rms_norm(x_BSD, scale_of_rows(self.final_norm[...], x_BSD.shape[1]), self.cfg.norm_eps)
 
 
-def _checkpointed(layer: Callable, remat: Remat) -> Callable:
-    if remat is Remat.NONE:
-        return layer
-    names = ("attention_out", "attention_lse") if remat is Remat.SAVE_ATTENTION else ()
-    return jax.checkpoint(layer, policy=jax.checkpoint_policies.save_only_these_names(*names))
+def _with_row_scales(blocks: Block, num_positions: int) -> Block:
+    """Blocks whose norms have the gradients of `scale_of_rows`."""
+
+    def place(path, leaf):
+        return scale_of_rows(leaf, num_positions) if "norm" in jax.tree_util.keystr(path) else leaf
+
+    return jax.tree_util.tree_map_with_path(place, blocks)

@@ -19,22 +19,44 @@ class AxisRules:
 
     layer: None = None
     """Stacked layers are scanned; pipeline slots are a view made at placement, never stored."""
-    embed: str = "data"
-    """Fully sharded data parallelism: weights and their optimizer state are split along the model width."""
+    embed: tuple[str, ...] = ("data", "sequence")
+    """Fully sharded data parallelism: weights and their optimizer state are split along the model width, over all
+    devices that see different tokens."""
     heads: str = "model"
     kv_heads: str = "model"
     ffw: str = "model"
     vocab: str = "model"
     batch: str = "data"
     position: str = "sequence"
+    residual: tuple[str, ...] = ("sequence", "model")
+    """Positions between the blocks, where a device of the model axis keeps its share of them (see tensor_parallel)."""
 
-    def spec(self, *dims: str | None) -> PartitionSpec:
-        """The partition of an array with these logical dims; None is a dim that is never split."""
-        return PartitionSpec(*(dim and getattr(self, dim) for dim in dims))
+    def axes(self, *dims: str) -> frozenset[str]:
+        """The mesh axes that split any of these dims."""
+        found = (getattr(self, dim) for dim in dims)
+        return frozenset(axis for each in found for axis in ((each,) if isinstance(each, str) else each or ()))
+
+    def spec(self, *dims: str | None, unreduced: tuple[str, ...] = (), reduced: tuple[str, ...] = ()) -> PartitionSpec:
+        """The partition of an array with these logical dims; None is a dim that is never split.
+
+        Args:
+            unreduced: dims that were summed over on each device only: the array is the sum over their axes.
+            reduced: dims over whose axes the array is whole, and its cotangent is `unreduced`.
+        """
+        return PartitionSpec(
+            *(dim and getattr(self, dim) for dim in dims),
+            unreduced=self.axes(*unreduced),
+            reduced=self.axes(*reduced),
+        )
 
 
 RULES = AxisRules()
 spec = RULES.spec
+
+
+def cotangent(partition: PartitionSpec) -> PartitionSpec:
+    """The partition of the cotangent of an array: where one is whole, the other is a sum that is still to be made."""
+    return partition.update(unreduced=partition.reduced, reduced=partition.unreduced)
 
 
 def make_mesh(cfg: MeshConfig) -> Mesh:

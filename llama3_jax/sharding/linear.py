@@ -1,65 +1,90 @@
 """A matmul whose weight is gathered where it is used and whose gradient is reduced in float32.
 
-Section 3.3.2: parameters are sharded over the data axis, and their gradients are reduce-scattered in float32.
-Autodiff of a plain gather-then-einsum would sum partial gradients in the compute dtype before they are scattered, so
-the backward pass is written by hand: the weight gradient is one contraction with a float32 result that lands on the
-parameter's own sharding.
+Section 3.3.2: parameters are sharded over the devices that see different tokens, and their gradients are
+reduce-scattered in float32. Autodiff of a plain gather-then-einsum would sum partial gradients in the compute dtype, so
+the backward pass is written by hand: the weight gradient is one contraction with a float32 result, left as partial
+sums, that are reduced onto the parameter's own sharding.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec, reshard
 
+from llama3_jax.sharding.axes import cotangent, spec
+from llama3_jax.sharding.fsdp import Fsdp
 
-def gather(weight: Array, partition: PartitionSpec, dtype: str | jnp.dtype) -> Array:
-    """`weight` in `dtype`, collected over every axis that `partition` does not name."""
-    return reshard(weight, partition).astype(dtype)
+GATHERED_WEIGHT = "gathered_weight"
+"""The checkpoint name of a weight in the compute dtype, gathered."""
 
 
-def linear(equation: str, x: Array, weight: Array, *, gathered: PartitionSpec, out: PartitionSpec) -> Array:
+def linear(
+    equation: str,
+    x: Array,
+    weight: Array,
+    *,
+    gathered: PartitionSpec,
+    out: PartitionSpec,
+    fsdp: Fsdp = Fsdp.REGATHER,
+) -> Array:
     """`einsum(equation, x, weight)` in x's dtype.
 
     Args:
-        equation: two operands, each letter in exactly two of the three terms or in all, e.g. `"bsd,df->bsf"`.
+        equation: two operands, each letter in exactly two of the three terms, e.g. `"bsd,df->bsf"`; x begins with rows
+            and positions.
         weight: in its stored dtype and sharding.
         gathered: the partition of the weight during the product: its tensor-parallel axes only.
-        out: the partition of the result; a contraction over a split dim is summed to reach it.
+        out: the partition of the result; one that is `unreduced` leaves partial sums.
+        fsdp: whether the gathered weight waits for the backward pass.
     """
-    return _linear(equation, gathered, out, x, weight)
+    stored = jax.typeof(weight)
+    plan = _Plan(equation, gathered, out, fsdp, jax.typeof(x).sharding.spec, stored.sharding.spec, stored.dtype)
+    return _linear(plan, x, weight)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _linear(equation: str, gathered: PartitionSpec, out: PartitionSpec, x: Array, weight: Array) -> Array:
-    return jnp.einsum(equation, x, gather(weight, gathered, x.dtype), out_sharding=out)
+class _Plan(NamedTuple):
+    """What is known while tracing."""
+
+    equation: str
+    gathered: PartitionSpec
+    out: PartitionSpec
+    fsdp: Fsdp
+    x: PartitionSpec
+    stored: PartitionSpec
+    stored_dtype: jnp.dtype
 
 
-def _forward(equation: str, gathered: PartitionSpec, out: PartitionSpec, x: Array, weight: Array):
-    return _linear(equation, gathered, out, x, weight), (x, weight)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _linear(plan: _Plan, x: Array, weight: Array) -> Array:
+    return _forward(plan, x, weight)[0]
 
 
-def _backward(equation: str, gathered: PartitionSpec, out: PartitionSpec, saved: tuple[Array, Array], y_bar: Array):
+def _forward(plan: _Plan, x: Array, weight: Array):
+    whole = _gather(plan, weight, x.dtype)
+    y = jnp.einsum(plan.equation, x, whole, out_sharding=plan.out)
+    return y, (x, whole if plan.fsdp is Fsdp.KEEP else weight)
+
+
+def _backward(plan: _Plan, saved: tuple[Array, Array], y_bar: Array):
     x, weight = saved
-    operands, y_dims = equation.split("->")
+    whole = weight if plan.fsdp is Fsdp.KEEP else _gather(plan, weight, x.dtype)
+    operands, y_dims = plan.equation.split("->")
     x_dims, w_dims = operands.split(",")
-    x_bar = jnp.einsum(
-        f"{y_dims},{w_dims}->{x_dims}",
-        y_bar,
-        gather(weight, gathered, x.dtype),
-        out_sharding=jax.typeof(x).sharding,
-    )
-    w_bar = jnp.einsum(
-        f"{x_dims},{y_dims}->{w_dims}",
-        x,
-        y_bar,
-        preferred_element_type=jnp.float32,
-        out_sharding=jax.typeof(weight).sharding,
-    )
-    return x_bar, w_bar.astype(weight.dtype)
+    x_bar = jnp.einsum(f"{y_dims},{w_dims}->{x_dims}", y_bar, whole, out_sharding=cotangent(plan.x))
+    partial_sums = plan.gathered.update(unreduced=spec(unreduced=("batch", "position")).unreduced)
+    w_bar = jnp.einsum(f"{x_dims},{y_dims}->{w_dims}", x, y_bar, preferred_element_type=jnp.float32, out_sharding=partial_sums)
+    return x_bar, reshard(w_bar, plan.stored).astype(plan.stored_dtype)
 
 
 _linear.defvjp(_forward, _backward)
+
+
+def _gather(plan: _Plan, weight: Array, dtype: jnp.dtype) -> Array:
+    """Cast before it moves: the same numbers, fewer bytes."""
+    return checkpoint_name(reshard(weight.astype(dtype), plan.gathered), GATHERED_WEIGHT)

@@ -262,12 +262,12 @@ class _Loop:
         phase = recipe.phases[span.phase]
         pieces = self._microbatches(span)
         shape = (pieces, stage.num_rows // pieces, stage.sequence_length)
-        key = (shape, recipe.model_config(span.phase), recipe.mesh_config(span.phase), phase.remat)
+        key = (shape, recipe.model_config(span.phase), recipe.mesh_config(span.phase), phase.remat, phase.fsdp)
         if key in self.compiled:
             return self.compiled[key], 0.0
         started = time.perf_counter()
         with self.around.goodput.span("compile"):
-            objective = NextToken(precision=recipe.precision, remat=phase.remat, attention=recipe.attention)
+            objective = NextToken(precision=recipe.precision, remat=phase.remat, fsdp=phase.fsdp, attention=recipe.attention)
             rows = self._rows_sharding()
             batch = Batch(
                 **{

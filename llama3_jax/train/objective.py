@@ -18,6 +18,7 @@ from llama3_jax.model.next_token import next_token_loss
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.remat import Remat
 from llama3_jax.model.transformer import Transformer
+from llama3_jax.sharding.fsdp import Fsdp
 
 Objective = Callable[[Transformer, Batch], tuple[Array, Array, dict[str, Array]]]
 
@@ -31,9 +32,12 @@ class NextToken:
 
     precision: Precision = Precision.FLOAT32
     remat: Remat = Remat.NONE
+    fsdp: Fsdp = Fsdp.REGATHER
     attention: Implementation = Implementation.AUTO
 
     def __call__(self, model: Transformer, batch: Batch) -> tuple[Array, Array, dict[str, Array]]:
-        loss, _ = next_token_loss(model, batch, precision=self.precision, remat=self.remat, attention=self.attention)
+        loss, _ = next_token_loss(
+            model, batch, precision=self.precision, remat=self.remat, fsdp=self.fsdp, attention=self.attention
+        )
         visible_pairs = jnp.sum(jnp.where(batch.segment_ids > 0, batch.positions + 1, 0).astype(jnp.float32))
         return loss, jnp.sum(batch.loss_weight), {"visible_pairs": visible_pairs}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from llama3_jax.batches.stage import Stage
 from llama3_jax.model.config import RopeScaling
 from llama3_jax.model.remat import Remat
+from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.sharding.mesh_config import MeshConfig
 from llama3_jax.train.learning_rate import LearningRate
 
@@ -21,6 +22,7 @@ class Phase:
     mesh: MeshConfig | None = None
     """null keeps the run's mesh."""
     remat: Remat = Remat.NONE
+    fsdp: Fsdp = Fsdp.REGATHER
     average_every: int | None = None
     """Steps between the parameters that enter the Polyak average of this phase; null averages nothing."""
 

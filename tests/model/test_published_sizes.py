@@ -53,13 +53,13 @@ def test_parameter_counts(size):
     assert per_device == cfg.model_dim, "the only parameter of one dim is the final norm, which every device holds"
 
 
-def test_405b_is_split_over_data_and_model():
+def test_405b_is_split_over_data_sequence_and_model():
     cfg, _ = SIZES["405b"]
     with jax.sharding.use_abstract_mesh(AbstractMesh((1, 16, 2, 8), AXES, (AxisType.Explicit,) * len(AXES))):
         model = jax.eval_shape(lambda key: Transformer(cfg, key=key), jax.eval_shape(jax.random.key, 0))
     local = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(model))
     norms = (2 * cfg.num_layers + 1) * cfg.model_dim
-    assert local == (cfg.num_parameters - norms) // 128 + norms
+    assert local == (cfg.num_parameters - norms) // 256 + norms
 
 
 def test_405b_training_compute():

@@ -8,7 +8,7 @@ import numpy_llama
 import pytest
 
 from llama3_jax.model.config import ModelConfig, RopeScaling
-from llama3_jax.model.norm import rms_norm
+from llama3_jax.model.norm import rms_norm, scale_of_rows
 from llama3_jax.model.rope import inverse_frequencies, rotate, rotation
 
 CFG = ModelConfig(
@@ -75,6 +75,11 @@ def test_angles_are_float32_however_long_the_row_is():
     assert bfloat16.dtype == jnp.bfloat16
 
 
+def normed(x, scale, eps=1e-5):
+    return rms_norm(jnp.asarray(x), scale_of_rows(jnp.asarray(scale), x.shape[1]), eps)
+
+
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("eps", [1e-5, 1e-1])
 def test_rms_norm(eps):
     rng = np.random.default_rng(0)
@@ -82,12 +87,14 @@ def test_rms_norm(eps):
     x[0, 0] = 0
     x[0, 1] *= 1e-3
     oracle = x.astype(np.float64) / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + eps) * scale
-    ours = rms_norm(jnp.asarray(x), jnp.asarray(scale), eps)
-    np.testing.assert_allclose(ours, oracle, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(normed(x, scale, eps), oracle, rtol=1e-6, atol=1e-7)
 
 
-def test_rms_norm_of_bfloat16_squares_in_float32():
-    x = jnp.full((1, 1, 1024), 1 / 3, jnp.bfloat16)
-    ours = rms_norm(x, jnp.ones(1024), 1e-5)
+@pytest.mark.usefixtures("one_device")
+def test_rms_norm_of_bfloat16_squares_in_float32_and_rounds_no_scale():
+    scale = 1 + 2.0**-12  # a bfloat16 cannot hold it
+    ours = normed(np.full((1, 1, 1024), 1 / 3, jnp.bfloat16), np.full(1024, scale, np.float32))
     assert ours.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(ours, np.float32), 1.0, atol=2**-8)
+    near = normed(np.full((1, 1, 1024), 1.0, jnp.bfloat16), np.full(1024, 1 + 2.0**-8 + 2.0**-10, np.float32))
+    assert np.all(np.asarray(near, np.float32) == 1 + 2.0**-7), "1 + 2^-8 rounded first would be the even 1"

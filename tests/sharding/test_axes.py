@@ -18,7 +18,7 @@ def test_a_mesh_always_has_all_four_axes(mesh):
 
 def test_dims_become_axes():
     assert spec("batch", "position", None) == PartitionSpec("data", "sequence", None)
-    assert spec("layer", "embed", "heads") == PartitionSpec(None, "data", "model")
+    assert spec("layer", "embed", "heads") == PartitionSpec(None, ("data", "sequence"), "model")
     with pytest.raises(AttributeError):
         spec("no_such_dim")
 

@@ -76,7 +76,7 @@ def test_initial_parameters(mesh):
 
     one, many = initial(), initial(data=2, model=4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, many)
-    assert many.head[...].sharding.spec == PartitionSpec("data", "model")
+    assert many.head[...].sharding.spec == PartitionSpec(("data", "sequence"), "model")
     assert np.std(one.blocks.attention.w_q[...]) == pytest.approx(CFG.model_dim**-0.5, rel=0.1)
     assert np.std(one.blocks.feed_forward.w_down[...]) == pytest.approx((CFG.ffw_dim * 2 * CFG.num_layers) ** -0.5, rel=0.1)
     assert np.all(np.asarray(one.blocks.ffw_norm[...]) == 1)
