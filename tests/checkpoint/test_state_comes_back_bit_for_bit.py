@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from layouts import LAYOUTS
 
 from llama3_jax.checkpoint.manifest import verify
 from llama3_jax.checkpoint.store import CheckpointStore, restore
@@ -18,7 +19,7 @@ from llama3_jax.train.average import Average
 from llama3_jax.train.step import TrainState
 
 CFG = ModelConfig(
-    num_layers=2, model_dim=16, num_heads=4, num_kv_heads=2, head_dim=4, ffw_dim=32, vocab_size=64, context_length=32
+    num_layers=2, model_dim=16, num_heads=8, num_kv_heads=8, head_dim=4, ffw_dim=32, vocab_size=64, context_length=32
 )
 
 
@@ -79,20 +80,31 @@ def test_same_mesh(saved):
     assert back["state"].model.cfg == CFG and type(back["state"]) is TrainState
 
 
-@pytest.mark.parametrize("axes", [(1, 1, 1), (4, 1, 1), (1, 2, 2), (8, 1, 1)])
-def test_another_mesh(saved, mesh, axes):
-    path, tree = saved
-    data, sequence, model = axes
+@pytest.fixture(scope="module")
+def saved_everywhere(tmp_path_factory, mesh):
+    """Checkpoints of the same numbers written on every layout, and the numbers."""
+    store = CheckpointStore(tmp_path_factory.mktemp("everywhere"), keep_last=len(LAYOUTS))
+    for number, (data, sequence, model) in enumerate(LAYOUTS):
+        tree = randomize(abstract(mesh(data=data, sequence=sequence, model=model)))
+        store.save(number, tree, {})
+    store.close()
+    return [store.path(number) for number in range(len(LAYOUTS))], jax.tree.map(np.asarray, tree)
+
+
+@pytest.mark.parametrize("data, sequence, model", [(1, 1, 1), *LAYOUTS])
+def test_written_on_any_mesh(saved_everywhere, mesh, data, sequence, model):
+    paths, tree = saved_everywhere
     like = abstract(mesh(data=data, sequence=sequence, model=model))
-    back = restore(path, verify(path), like)
-    assert_same_bits(tree, back)
-    assert [leaf.sharding for leaf in jax.tree.leaves(back)] == [leaf.sharding for leaf in jax.tree.leaves(like)]
+    for path in paths:
+        back = restore(path, verify(path), like)
+        assert_same_bits(tree, back)
+        assert [leaf.sharding for leaf in jax.tree.leaves(back)] == [leaf.sharding for leaf in jax.tree.leaves(like)]
 
 
 def test_names_say_where_a_leaf_stands(saved):
     names = verify(saved[0]).arrays
     assert {"state.step", "state.model.embedding", "state.model.blocks.attention.w_q", "average.count"} <= names.keys()
-    assert names["state.model.blocks.attention.w_q"] == ["float32", [2, 16, 4, 4]]
+    assert names["state.model.blocks.attention.w_q"] == ["float32", [2, 16, 8, 4]]
     assert [name for name in names if "mu.blocks.attention.w_q" in name], "moments are named after their parameters"
     assert not [name for name in names if "value" in name or "[" in name]
 
