@@ -22,8 +22,10 @@ from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.param import fan_in, normal
 from llama3_jax.model.rope import Rotation, rotate
 from llama3_jax.sharding.axes import RULES, spec
+from llama3_jax.sharding.context_parallel import gather_positions
 from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.sharding.linear import linear
+from llama3_jax.sharding.per_device import axis_index, axis_size, per_device
 from llama3_jax.sharding.tensor_parallel import BLOCK_SUMS
 
 PER_DEVICE = PartitionSpec((RULES.batch, RULES.position))
@@ -70,44 +72,35 @@ class Attention(nnx.Module):
 class PackedAttend:
     """Attention inside the rows of a training batch, on every mesh.
 
-    Each device keeps its own queries and heads; over the sequence axis keys and values are gathered (section 3.3.2:
-    the all-gather form of context parallelism works with any mask). Make one per batch, outside the layer scan: the
-    block schedule is worked out here.
+    Each device keeps its own queries and heads; over the sequence axis keys and values are gathered. Make one per batch,
+    outside the layer scan: the block schedule is worked out here.
     """
 
     def __init__(self, segment_ids_BS: Array, *, implementation: Implementation = Implementation.AUTO):
         self.implementation = implementation
-        self.pieces = jax.sharding.get_abstract_mesh().shape[RULES.position]
-        piece = segment_ids_BS.shape[1] // self.pieces
+        piece = segment_ids_BS.shape[1] // axis_size(RULES.position)
 
         def local(segment_ids_BT):
-            first = lax.axis_index(RULES.position) * piece
+            first = axis_index(RULES.position) * piece
             mask = jax.tree.map(
                 lambda side_BTI: lax.dynamic_slice_in_dim(side_BTI, first, piece, axis=1), document_mask(segment_ids_BT)
             )
             schedule = plan(mask, num_keys=segment_ids_BT.shape[1], implementation=implementation)
             return mask, jax.tree.map(lambda leaf: leaf[None], schedule)
 
-        self.mask, self.schedule = jax.shard_map(
-            local,
-            in_specs=spec("batch", None),
-            out_specs=(spec("batch", "position", None), PER_DEVICE),
-            check_vma=False,
+        self.mask, self.schedule = per_device(
+            local, in_specs=(spec("batch", None),), out_specs=(spec("batch", "position", None), PER_DEVICE)
         )(reshard(segment_ids_BS, spec("batch", None)))
 
     def __call__(self, q_BSNH: Array, k_BSKH: Array, v_BSKH: Array, layer: Array, state: Any) -> tuple[Array, Any]:
         heads, kv_heads = (spec("batch", "position", dim, None) for dim in ("heads", "kv_heads"))
 
         def local(q_BSNH, k_BSKH, v_BSKH, mask, schedule):
-            if self.pieces > 1:
-                k_BSKH, v_BSKH = (lax.all_gather(x, RULES.position, axis=1, tiled=True) for x in (k_BSKH, v_BSKH))
+            k_BSKH, v_BSKH = gather_positions(k_BSKH), gather_positions(v_BSKH)
             schedule = jax.tree.map(lambda leaf: leaf[0], schedule)
             return flash_attention(q_BSNH, k_BSKH, v_BSKH, mask, schedule, implementation=self.implementation)
 
-        out_BSNH = jax.shard_map(
-            local,
-            in_specs=(heads, kv_heads, kv_heads, spec("batch", "position", None), PER_DEVICE),
-            out_specs=heads,
-            check_vma=False,
+        out_BSNH = per_device(
+            local, in_specs=(heads, kv_heads, kv_heads, spec("batch", "position", None), PER_DEVICE), out_specs=heads
         )(q_BSNH, k_BSKH, v_BSKH, self.mask, self.schedule)
         return out_BSNH, state

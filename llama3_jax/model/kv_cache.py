@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,6 +18,7 @@ from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.attention.mask import prefix_mask
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.sharding.axes import named, spec
+from llama3_jax.sharding.per_device import per_device
 
 PAGE = 16
 """Positions of a page."""
@@ -51,11 +51,10 @@ class CachedAttend:
     def __call__(self, q_BSNH: Array, k_BSKH: Array, v_BSKH: Array, layer: Array, state: Any) -> tuple[Array, Any]:
         heads, kv_heads = (spec("batch", "position", dim, None) for dim in ("heads", "kv_heads"))
         pool = spec(None, None, None, "kv_heads", None)
-        out_BSNH, *pools = jax.shard_map(
+        out_BSNH, *pools = per_device(
             _write_and_attend,
             in_specs=(heads, kv_heads, kv_heads, pool, pool, spec(), spec("batch", "position"), spec()),
             out_specs=(heads, pool, pool),
-            check_vma=False,
         )(q_BSNH, k_BSKH, v_BSKH, state.k_LPCKH, state.v_LPCKH, state.table_RM, self.positions_RS, layer)
         return out_BSNH, KVCache(*pools, state.table_RM)
 

@@ -29,6 +29,7 @@ from llama3_jax.model.rope import Rotation, rotation
 from llama3_jax.sharding.axes import RULES, spec
 from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.sharding.linear import linear
+from llama3_jax.sharding.per_device import all_gather, axis_index, per_device, psum, psum_scatter
 from llama3_jax.sharding.tensor_parallel import into_block, out_of_block, residual, residual_dim
 
 
@@ -68,19 +69,16 @@ class Transformer(nnx.Module):
         split = residual_dim(tokens_BS.shape[1]) == "residual"
 
         def local(table_VD, tokens_BS):
-            table_VD = lax.all_gather(table_VD, RULES.embed, axis=1, tiled=True)  # its transpose reduces in float32
-            row_BS = tokens_BS - lax.axis_index(RULES.vocab) * table_VD.shape[0]
+            table_VD = all_gather(table_VD, RULES.embed, 1)  # its transpose reduces in float32
+            row_BS = tokens_BS - axis_index(RULES.vocab) * table_VD.shape[0]
             mine_BS = (row_BS >= 0) & (row_BS < table_VD.shape[0])
             x_BSD = jnp.where(mine_BS[..., None], table_VD[jnp.where(mine_BS, row_BS, 0)], 0.0).astype(dtype)
-            if split:
-                return lax.psum_scatter(x_BSD, RULES.vocab, scatter_dimension=1, tiled=True)
-            return lax.psum(x_BSD, RULES.vocab)
+            return psum_scatter(x_BSD, RULES.vocab, 1) if split else psum(x_BSD, RULES.vocab)
 
-        return jax.shard_map(
+        return per_device(
             local,
             in_specs=(spec("vocab", "embed"), spec("batch", "position")),
             out_specs=residual(tokens_BS.shape[1]),
-            check_vma=False,
         )(self.embedding[...], tokens_BS)
 
     def layers(
@@ -149,18 +147,17 @@ class Transformer(nnx.Module):
 
         def local(x_BSD, head, targets_BS, weight_BS):
             if split:
-                x_BSD = lax.all_gather(x_BSD, RULES.vocab, axis=1, tiled=True)
-            head = lax.all_gather(head, RULES.embed, axis=dims.index("embed"), tiled=True)
+                x_BSD = all_gather(x_BSD, RULES.vocab, 1)
+            head = all_gather(head, RULES.embed, dims.index("embed"))
             head_DV = head if dims[0] == "embed" else head.T
             loss, nll_BS = cross_entropy(x_BSD, head_DV, targets_BS, weight_BS, RULES.vocab)
-            return lax.psum(loss, (RULES.batch, RULES.position)), nll_BS
+            return psum(loss, (RULES.batch, RULES.position)), nll_BS
 
         rows = spec("batch", "position")
-        return jax.shard_map(
+        return per_device(
             local,
             in_specs=(residual(x_BSD.shape[1]), spec(*dims), rows, rows),
             out_specs=(PartitionSpec(), rows),
-            check_vma=False,
         )(self._final(x_BSD), weight, targets_BS, weight_BS)
 
     def _final(self, x_BSD: Array) -> Array:

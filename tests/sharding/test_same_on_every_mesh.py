@@ -12,7 +12,9 @@ from tiny_model import documents, new_model, packed, placed
 
 from llama3_jax.kernels.attention import flash_attention
 from llama3_jax.model.config import ModelConfig
+from llama3_jax.model.remat import Remat
 from llama3_jax.model.transformer import Transformer
+from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.train.adamw import AdamW
 from llama3_jax.train.objective import NextToken
 from llama3_jax.train.step import TrainState, make_step
@@ -32,14 +34,14 @@ def small_blocks():
         yield
 
 
-def run(devices):
+def run(devices, **how):
     """(loss, metrics, gradient as NumPy) of a step of two micro-batches; the gradient is Adam's first moment without memory."""
     optimizer = AdamW(beta1=0.0, clip_norm=1e30)
     with jax.set_mesh(devices):
         batch = packed([documents(CFG, *row, seed=number) for number, row in enumerate(ROWS)], S)
         batch = placed(jax.tree.map(lambda leaf: leaf.reshape(MICROBATCHES, -1, S), batch))
         state = TrainState.create(new_model(CFG), optimizer)
-        step = jax.jit(make_step(NextToken(), optimizer)).lower(state, batch, jnp.float32(0)).compile()
+        step = jax.jit(make_step(NextToken(**how), optimizer)).lower(state, batch, jnp.float32(0)).compile()
         results = [step(state, batch, jnp.float32(0)) for _ in range(2)]
     (loss, metrics, gradient), again = ((m["loss"], m, jax.tree.map(np.asarray, s.moments.mu)) for s, m in results)
     jax.tree.map(np.testing.assert_array_equal, (loss, metrics, gradient), again)
@@ -58,12 +60,21 @@ def one(mesh):
 @pytest.mark.parametrize("data, sequence, model", LAYOUTS)
 def test_loss_and_gradients(data, sequence, model, mesh, one):
     """And a second run of the same program is the same to the last bit."""
-    expected_loss, expected_metrics, expected = one
-    loss, metrics, gradient = run(mesh(data=data, sequence=sequence, model=model))
+    assert_same(run(mesh(data=data, sequence=sequence, model=model)), one)
+
+
+@pytest.mark.parametrize("fsdp", Fsdp)
+@pytest.mark.parametrize("remat", Remat)
+def test_whatever_waits_for_the_backward_pass(remat, fsdp, mesh, one):
+    assert_same(run(mesh(data=2, sequence=2, model=2), remat=remat, fsdp=fsdp), one)
+
+
+def assert_same(ours, one):
+    (loss, metrics, gradient), (expected_loss, expected_metrics, expected) = ours, one
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     assert metrics == pytest.approx(expected_metrics, rel=1e-5)
-    for (path, ours), right in zip(jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(expected), strict=True):
-        assert np.linalg.norm(ours - right) <= 1e-5 * np.linalg.norm(right), jax.tree_util.keystr(path)
+    for (path, bar), right in zip(jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(bar - right) <= 1e-5 * np.linalg.norm(right), jax.tree_util.keystr(path)
 
 
 def test_initial_parameters(mesh):

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from llama3_jax.sharding.per_device import axis_index, pmax, psum
+
 CHUNK = 512
 """Positions whose logits exist at the same time on a device."""
 
@@ -47,7 +49,7 @@ def _backward(vocab_axis, chunk, gradients, bars):
     """Over a split vocabulary each device is told its share of the loss's cotangent, and owes its share of x's."""
     loss_bar, _ = bars
     if vocab_axis:
-        loss_bar = lax.psum(loss_bar, vocab_axis)
+        loss_bar = psum(loss_bar, vocab_axis)
     x_bar_BSD, head_bar_DV = gradients
     return (x_bar_BSD.astype(jnp.float32) * loss_bar).astype(x_bar_BSD.dtype), head_bar_DV * loss_bar, None, None
 
@@ -63,7 +65,7 @@ def _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk, *, with_grad
     targets_XC = jnp.pad(targets_BS.reshape(-1), (0, missing)).reshape(-1, chunk)
     weight_XC = jnp.pad(weight_BS.reshape(-1), (0, missing)).reshape(-1, chunk)
     columns = head_DV.astype(x_BSD.dtype)
-    first = lax.axis_index(vocab_axis) * columns.shape[1] if vocab_axis else 0
+    first = axis_index(vocab_axis) * columns.shape[1] if vocab_axis else 0
 
     def over_vocab(reduce, value):
         return reduce(value, vocab_axis) if vocab_axis else value
@@ -72,11 +74,11 @@ def _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk, *, with_grad
         loss, head_bar_DV = carry
         x_CD, targets_C, weight_C = chunk_inputs
         logits_CV = jnp.einsum("cd,dv->cv", x_CD, columns, preferred_element_type=jnp.float32)
-        top_C = over_vocab(lax.pmax, jnp.max(logits_CV, axis=-1))
+        top_C = over_vocab(pmax, jnp.max(logits_CV, axis=-1))
         exp_CV = jnp.exp(logits_CV - top_C[:, None])
-        total_C = over_vocab(lax.psum, jnp.sum(exp_CV, axis=-1))
+        total_C = over_vocab(psum, jnp.sum(exp_CV, axis=-1))
         hit_CV = (targets_C - first)[:, None] == jnp.arange(columns.shape[1])
-        gold_C = over_vocab(lax.psum, jnp.sum(jnp.where(hit_CV, logits_CV, 0.0), axis=-1))
+        gold_C = over_vocab(psum, jnp.sum(jnp.where(hit_CV, logits_CV, 0.0), axis=-1))
         nll_C = jnp.log(total_C) + top_C - gold_C
         loss = loss + jnp.sum(nll_C * weight_C)
         if not with_gradients:
