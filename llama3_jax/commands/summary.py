@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from llama3_jax.commands.data import TOKENIZER, RunData
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.commands.sampler import shown
+from llama3_jax.train.abstract import bytes_per_device
 from llama3_jax.train.goodput import Goodput
-from llama3_jax.train.loop import Outcome, Recipe, state_bytes_per_device
+from llama3_jax.train.loop import Outcome, Recipe
 from llama3_jax.train.progress import format_duration
 
 
@@ -28,7 +29,7 @@ def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float
         f"machine: {mesh.size} x {device.device_kind}, mesh {recipe.mesh_config(0)}, {run.precision.value} compute, "
         f"attention {run.attention.resolve().value}, matmul peak measured {_si(peak)}FLOP/s"
     )
-    held = state_bytes_per_device(recipe, 0, mesh)
+    held = bytes_per_device(recipe.abstract_state(0, mesh))
     yield f"memory per device: {_si(held)}B of parameters and optimizer state, activations are told when a step is compiled"
     yield f"schedule: {recipe.num_steps:,} steps, {recipe.num_tokens:,} tokens, {_si(_flops(recipe))}FLOPs"
     for span in recipe.spans:

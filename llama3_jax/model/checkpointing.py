@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 from jax import Array
@@ -23,9 +24,13 @@ def named_layer_input(x_BSD: Array) -> Array:
 
 
 def checkpointed(layer: Callable, remat: Remat, fsdp: Fsdp) -> Callable:
-    """`layer`, keeping for the backward pass what the two policies say and recomputing the rest."""
+    """`layer(*args, fsdp=...)`, keeping for the backward pass what the two policies say and recomputing the rest.
+
+    Inside a layer that is recomputed the gathered weights always wait, from the recomputation to the gradient; whether
+    they wait since the forward pass is for the policy to say.
+    """
     if remat is Remat.NONE:
-        return layer
+        return partial(layer, fsdp=fsdp)
     weights = (GATHERED_WEIGHT,) if fsdp is Fsdp.KEEP else ()
     policies = jax.checkpoint_policies
     if remat is Remat.OFFLOAD:
@@ -36,4 +41,4 @@ def checkpointed(layer: Callable, remat: Remat, fsdp: Fsdp) -> Callable:
     else:
         attention = ATTENTION if remat is Remat.SAVE_ATTENTION else ()
         policy = policies.save_only_these_names(*attention, *weights)
-    return jax.checkpoint(layer, policy=policy)
+    return jax.checkpoint(partial(layer, fsdp=Fsdp.KEEP), policy=policy)

@@ -104,7 +104,7 @@ class Transformer(nnx.Module):
         turn = rotation(self.cfg, positions_BS)
         stacked = _with_row_scales(self.blocks, x_BSD.shape[1])
 
-        def layer(block, x_BSD, layer, state):
+        def layer(block, x_BSD, layer, state, fsdp):
             return block(named_layer_input(x_BSD), turn, attend, layer, state, fsdp)
 
         apply = checkpointed(layer, remat, fsdp)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.batches.batch import Batch
 from llama3_jax.batches.timeline import Span
 from llama3_jax.checkpoint.manifest import Manifest
 from llama3_jax.checkpoint.store import CheckpointStore, restore
-from llama3_jax.checkpoint.tree import flatten
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.model.config import ModelConfig
@@ -27,6 +25,7 @@ from llama3_jax.model.precision import Precision
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding.axes import RULES, make_mesh, spec
 from llama3_jax.sharding.mesh_config import MeshConfig
+from llama3_jax.train.abstract import abstract_state, compile_step
 from llama3_jax.train.adamw import AdamW
 from llama3_jax.train.average import Average
 from llama3_jax.train.diverged import TrainingDiverged
@@ -38,7 +37,7 @@ from llama3_jax.train.phase import Phase
 from llama3_jax.train.preemption import Interrupted, Preemption
 from llama3_jax.train.progress import Progress
 from llama3_jax.train.spikes import SpikeWatch
-from llama3_jax.train.step import TrainState, make_step
+from llama3_jax.train.step import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,10 @@ class Recipe:
 
     def mesh_config(self, phase: int) -> MeshConfig:
         return ([self.mesh] + [each.mesh for each in self.phases[: phase + 1] if each.mesh])[-1]
+
+    def abstract_state(self, phase: int, mesh: Mesh) -> TrainState:
+        """The train state of a phase as shapes, dtypes and shardings on `mesh`."""
+        return abstract_state(self.model_config(phase), self.optimizer, mesh)
 
     @property
     def num_steps(self) -> int:
@@ -128,17 +131,6 @@ class Outcome:
     flops: float = 0.0
 
 
-def abstract_state(recipe: Recipe, phase: int, mesh: Mesh) -> TrainState:
-    """The train state of a phase as shapes, dtypes and shardings on `mesh`."""
-
-    def create() -> TrainState:
-        return TrainState.create(Transformer(recipe.model_config(phase), key=jax.random.key(recipe.seed)), recipe.optimizer)
-
-    with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(create)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_concrete(leaf, mesh)), shapes)
-
-
 def train(recipe: Recipe, around: Surroundings, *, resume: tuple[Path, Manifest] | None) -> Outcome:
     """Runs the recipe from its beginning or from a verified checkpoint, to its end.
 
@@ -165,7 +157,7 @@ class _Loop:
         with around.goodput.span("start_up"):
             phase = self.phase if resume else recipe.spans[0].phase
             mesh = make_mesh(recipe.mesh_config(phase))
-            learner = self._restore(abstract_state(recipe, phase, mesh), *resume) if resume else self._create(mesh, phase)
+            learner = self._restore(recipe.abstract_state(phase, mesh), *resume) if resume else self._create(mesh, phase)
         self.out = Outcome(learner, mesh)
         self.skipped = int(learner.state.skipped)
 
@@ -200,7 +192,7 @@ class _Loop:
             return
         learner = self.out.learner
         self.out.mesh = mesh = make_mesh(self.recipe.mesh_config(phase))
-        abstract = abstract_state(self.recipe, phase, mesh)
+        abstract = self.recipe.abstract_state(phase, mesh)
         leaves = jax.device_put(jax.tree.leaves(learner.state), [leaf.sharding for leaf in jax.tree.leaves(abstract)])
         learner.state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
         with jax.set_mesh(mesh):
@@ -268,15 +260,7 @@ class _Loop:
         started = time.perf_counter()
         with self.around.goodput.span("compile"):
             objective = NextToken(precision=recipe.precision, remat=phase.remat, fsdp=phase.fsdp, attention=recipe.attention)
-            rows = self._rows_sharding()
-            batch = Batch(
-                **{
-                    name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == "loss_weight" else jnp.int32, sharding=rows)
-                    for name in Batch._fields
-                }
-            )
-            step = jax.jit(make_step(objective, recipe.optimizer), donate_argnums=0)
-            program = step.lower(self.out.learner.state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+            program = compile_step(objective, recipe.optimizer, self.out.learner.state, shape, self.out.mesh)
         self.compiled = {key: program}
         memory = program.memory_analysis()
         seconds, temporary = time.perf_counter() - started, getattr(memory, "temp_size_in_bytes", 0)
@@ -361,14 +345,3 @@ class _Loop:
     def _tokens(span: Span, done: int) -> int:
         """Positions trained on after step `done`."""
         return span.first_token + (done - span.first_step) * span.stage.tokens_per_step
-
-
-def _concrete(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
-    partition = leaf.sharding.spec if leaf.sharding is not None else PartitionSpec()
-    return NamedSharding(mesh, partition)
-
-
-def state_bytes_per_device(recipe: Recipe, phase: int, mesh: Mesh) -> int:
-    """Bytes of parameters and optimizer state that one device holds."""
-    leaves = flatten(abstract_state(recipe, phase, mesh)).values()
-    return sum(jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
