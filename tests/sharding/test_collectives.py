@@ -1,61 +1,20 @@
-"""What a training step communicates, written down: every collective of a layer and of the rest, and nothing else."""
+"""A training step communicates what is written in `expected_collectives`, and how that is read from its program."""
 
+import re
 from collections import Counter
 
 import jax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from expected_collectives import CFG, OPTIMIZER, SHAPE, expected, sums
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.remat import Remat
+from llama3_jax.sharding.axes import AXES
 from llama3_jax.sharding.collectives import Collective, collectives
 from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.train.abstract import abstract_state, compile_step
-from llama3_jax.train.adamw import AdamW
 from llama3_jax.train.objective import NextToken
-
-CFG = ModelConfig(
-    num_layers=3, model_dim=32, num_heads=16, num_kv_heads=8, head_dim=8, ffw_dim=64, vocab_size=128, context_length=64
-)
-OPTIMIZER = AdamW()
-SHAPE = (1, 8, 64)
-TOKENS, MODEL, SEQUENCE = ("data", "sequence"), ("model",), ("sequence",)
-
-
-def expected(mesh, remat=Remat.NONE, fsdp=Fsdp.REGATHER) -> Counter:
-    """(loops around it, kind, axes) -> number of arrays."""
-    recomputed = remat is not Remat.NONE
-    table = {
-        # the seven weights of a layer: for its forward pass, and once more for its backward pass
-        (1, "all-gather", TOKENS): 7 if fsdp is Fsdp.KEEP else 14,
-        # their gradients
-        (1, "reduce-scatter", TOKENS): 7,
-        # positions into attention and into the feed-forward; back, the cotangents of what they put out
-        (1, "all-gather", MODEL): 2 + 2 + 2 * recomputed,
-        # partial sums out of the two; back, into the two. Recomputed, only the first is needed
-        (1, "reduce-scatter", MODEL): 2 + 2 + recomputed,
-        # keys and values
-        (1, "all-gather", SEQUENCE): 2 + 2 * recomputed,
-        (1, "reduce-scatter", SEQUENCE): 2,
-        # the one chunk of the loss: the maximum, the sum of exponentials and the target's logit
-        (0, "all-reduce", MODEL): 3,
-        # embedding and head, and their gradients
-        (0, "all-gather", TOKENS): 2,
-        (0, "reduce-scatter", TOKENS): 2,
-        # hidden states out of the embedding and into the loss, and back
-        (0, "all-gather", MODEL): 2,
-        (0, "reduce-scatter", MODEL): 2,
-        # which document each key belongs to
-        (0, "all-gather", SEQUENCE): 1,
-        # the gradients of the scales of all norms: of attention, of feed-forward and the final one
-        (0, "all-reduce", TOKENS + MODEL): 3,
-    }
-    present = Counter()
-    for (loops, kind, axes), count in table.items():
-        if axes := tuple(axis for axis in axes if mesh.shape[axis] > 1):
-            present[loops, kind, axes] += count
-    return present
 
 
 def compiled(mesh, **how):
@@ -69,12 +28,6 @@ def check(found: list[Collective], wanted: Counter) -> None:
     for one in found:
         if not one.shape:
             assert one.kind == "all-reduce" and not one.loops, f"{one}: a scalar only meets for the loss and the norm"
-
-    def sums(counts: Counter) -> Counter:
-        merged = Counter()
-        for (loops, kind, axes), count in counts.items():
-            merged[loops, "sum" if kind in ("all-reduce", "reduce-scatter") else kind, axes] += count
-        return merged
 
     assert sums(Counter((one.loops, one.kind, one.axes) for one in found if one.shape)) == sums(wanted)
 
@@ -92,6 +45,19 @@ def test_of_a_step(data, sequence, model, mesh, capfd):
 def test_of_what_waits_for_the_backward_pass(remat, fsdp, mesh):
     devices = mesh(data=2, sequence=2, model=2)
     check(compiled(devices, remat=remat, fsdp=fsdp), expected(devices, remat, fsdp))
+
+
+def test_an_unpipelined_step_pays_nothing_for_the_pipeline_axis(mesh):
+    """Compiled on a mesh that has no such axis it is the same program."""
+    devices = mesh(data=2, sequence=2, model=2)
+    without = Mesh(devices.devices[0], AXES[1:], axis_types=devices.axis_types[1:])
+
+    def program(mesh):
+        text = compile_step(NextToken(), OPTIMIZER, abstract_state(CFG, OPTIMIZER, mesh), SHAPE, mesh).as_text()
+        body = text[text.index("\n%") :]  # after the header and the tables of source lines
+        return re.sub(r", metadata=\{[^}]*\}|'pipeline'=1,|\{'pipeline'\}", "", body)
+
+    assert program(devices) == program(without)
 
 
 def test_xla_says_when_it_moves_what_nobody_asked_it_to_move(capfd):
