@@ -9,6 +9,10 @@ from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.next_token import next_token_loss
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.remat import Remat
+from llama3_jax.train.abstract import abstract_batch, abstract_state
+from llama3_jax.train.adamw import AdamW
+from llama3_jax.train.objective import NextToken
+from llama3_jax.train.step import make_step
 
 B, S = 2, 12
 CFG = ModelConfig(
@@ -59,6 +63,33 @@ def test_weight_gradients_are_summed_in_float32(parts, mesh, intermediates):
     assert {np.dtype(equation.params["preferred_element_type"]).name for equation in over_batch} == {"float32"}
     assert {leaf.dtype.name for leaf in jax.tree.leaves(bars)} == {"float32"}
     assert {"data" in str(equation.outvars[0].aval.sharding.spec) for equation in over_batch} == {True}
+
+
+def test_gradients_meet_and_accumulate_in_float32(mesh, intermediates):
+    """In the program of a step of two micro-batches: whatever is summed over devices that see different tokens, norms,
+    embedding, head, keys and values included; and the sums over micro-batches."""
+    devices, optimizer = mesh(data=2, sequence=2, model=2), AdamW()
+    with jax.set_mesh(devices):
+        state, pieces = abstract_state(CFG, optimizer, devices), abstract_batch((2, B, S), devices)
+        equations = intermediates(
+            make_step(NextToken(precision=Precision.BFLOAT16), optimizer), state, pieces, jax.ShapeDtypeStruct((), "float32")
+        )
+    tokens = {"data", "sequence"}
+    opened = [e for e in equations if e.primitive.name == "reshard" and e.invars[0].aval.sharding.spec.unreduced & tokens]
+    assert len(opened) == len(WEIGHTS) + 3, "the weights of a layer, and the scales of its two norms and the final one"
+    summed = [
+        e
+        for e in equations
+        if e.primitive.name in ("psum", "reduce_scatter") and tokens & set(e.params.get("axes") or e.params["axis_name"])
+    ]
+    assert len([e for e in summed if e.primitive.name == "reduce_scatter"]) == 4, "embedding, head, keys and values"
+    assert {variable.aval.dtype.name for e in opened + summed for variable in e.invars} == {"float32"}
+
+    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state.model))
+    carried = [e.outvars for e in equations if e.primitive.name == "scan" and e.params["length"] == 2]
+    sums = [each for each in carried if sorted(v.aval.shape for v in each if v.aval.ndim) == shapes]
+    assert len(sums) == 1, "the loop over micro-batches"
+    assert {variable.aval.dtype.name for variable in sums[0]} == {"float32"}
 
 
 @pytest.mark.usefixtures("one_device")
