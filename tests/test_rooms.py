@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "llama3_jax"
 ROOMS = (
     "config", "tokenizer", "curation", "batches", "sharding", "kernels", "model", "checkpoint", "generate", "evaluate",
-    "train", "commands",
+    "train", "bench", "commands",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

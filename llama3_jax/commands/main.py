@@ -38,6 +38,14 @@ GENERATE = """Continues prompts with the newest checkpoint of a run directory (t
   llama3 generate runs/quickstart --prompt "import "
   llama3 generate runs/quickstart --prompt-file question.txt --temperature 0 --max-new-tokens 200"""
 
+BENCH = """Measures our training step on this machine, round by round beside a bare jax step and, where they are installed,
+transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
+
+  llama3 bench train                                              41M parameters, rows of one document
+  llama3 bench train bench_packed                                 rows of many documents, cut anew in every batch
+  llama3 bench train bench_8b                                     on an accelerator
+  JAX_NUM_CPU_DEVICES=4 llama3 bench train mesh.data=2 mesh.model=2"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
@@ -105,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
 
+    bench = command("bench", "measure this machine", BENCH, _bench)
+    bench.add_argument("what", choices=["train"], help="the training step")
+    bench.add_argument("config", metavar="BENCH.yaml", nargs="?", default="bench_dense", help="default: bench_dense")
+    bench.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
+    bench.add_argument("--print-config", action="store_true", help="print every value and where it came from, and stop")
+
     command(
         "doctor",
         "check this machine and installation",
@@ -138,6 +152,23 @@ def _generate(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     for prompt, text in zip(prompts, texts, strict=True):
         print(f"{prompt}{text}\n")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.bench import report, run_bench
+    from llama3_jax.commands.bench_run import BenchRun
+    from llama3_jax.config.load import load
+
+    config, overrides = arguments.config, arguments.overrides
+    if re.match(r"[\w.]+=", config) and not os.path.exists(config):
+        config, overrides = "bench_dense", [config, *overrides]
+    loaded = load(BenchRun, config, overrides)
+    if arguments.print_config:
+        print(loaded.render(), end="")
+        return 0
+    for line in report(run_bench(loaded.value)):
+        print(line)
     return 0
 
 

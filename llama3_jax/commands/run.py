@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from llama3_jax.batches.shards import Shards
 from llama3_jax.checkpoint.retention import Retention
+from llama3_jax.commands.placement import misfits_of_model, misfits_of_rows
 from llama3_jax.config.render import difference
 from llama3_jax.curation.corpus import Corpus
 from llama3_jax.evaluate.settings import HeldOut
@@ -101,17 +102,7 @@ class TrainRun:
             yield number, phase, model, mesh
 
     def _misfits(self, number: int, phase: Phase, model: ModelConfig, mesh: MeshConfig) -> Iterator[str]:
-        for dim, axis in (
-            ("num_heads", "model"), ("num_kv_heads", "model"), ("ffw_dim", "model"), ("vocab_size", "model"),
-        ):  # fmt: skip
-            size, parts = getattr(model, dim), getattr(mesh, axis)
-            if size % parts:
-                yield f"mesh.{axis}={parts} does not divide model.{dim}={size}; use a divisor of {size}"
-        if model.model_dim % (shards := mesh.data * mesh.sequence):
-            yield (
-                f"mesh.data={mesh.data} times mesh.sequence={mesh.sequence}, which split the parameters, do not divide "
-                f"model.model_dim={model.model_dim}; use a product that divides {model.model_dim}, not {shards}"
-            )
+        yield from misfits_of_model(model, mesh)
         lengths = {f"phases[{number}].stages[{index}]": stage.sequence_length for index, stage in enumerate(phase.stages)}
         for where, stage in zip(lengths, phase.stages, strict=True):
             try:
@@ -124,17 +115,7 @@ class TrainRun:
                 f"multiple of {mesh.data}"
             )
         for where, length in [*lengths.items(), ("held_out", self.held_out.sequence_length)]:
-            if length % (pieces := mesh.sequence * mesh.model):
-                yield (
-                    f"{where}: sequence_length={length} does not split over mesh.sequence={mesh.sequence} times "
-                    f"mesh.model={mesh.model}, which share a row's positions; use a multiple of {pieces}"
-                )
-            if length > model.longest_sequence:
-                yield (
-                    f"{where}: sequence_length={length} is longer than the {model.longest_sequence} positions that RoPE "
-                    "allows here (model.context_length, or rope_scaling.factor * original_context_length); shorten it "
-                    "or give the phase a larger rope_scaling"
-                )
+            yield from (f"{where}: {problem}" for problem in misfits_of_rows(length, model, mesh))
         for index, stage in enumerate(phase.stages):
             for source in stage.mix or {}:
                 if source not in self.sources:

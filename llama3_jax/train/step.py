@@ -32,8 +32,8 @@ class TrainState:
 
     @classmethod
     def create(cls, model: Transformer, optimizer: AdamW) -> TrainState:
-        zero = jnp.zeros((), jnp.int32)
-        return cls(step=zero, model=model, moments=init(optimizer, model), skipped=zero)
+        counters = {name: jnp.zeros((), jnp.int32) for name in ("step", "skipped")}  # two buffers: a step uses up both
+        return cls(model=model, moments=init(optimizer, model), **counters)
 
 
 StepFunction = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]

@@ -1,0 +1,69 @@
+"""Training steps timed against each other: round by round on the same batch, so that a machine's moods meet all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llama3_jax.batches.batch import Batch
+from llama3_jax.bench.contender import Contender
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""How far the losses of the first step, relative, may be apart; more is another model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    name: str
+    seconds: float
+    """Of a step: the median over rounds."""
+    fastest_s: float
+    compile_s: float
+    peak_bytes: int | None
+    first_loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    timings: tuple[Timing, ...]
+    peak_flops_per_s: float
+    """The machine's matmul peak: the best of the rounds."""
+
+
+def compare(
+    contenders: Sequence[Contender], batches: Sequence[Batch], matmul_flops_per_s: Callable[[], float], tolerance: float
+) -> Comparison:
+    """Every contender on every batch; the first batch compiles and is not counted.
+
+    Raises: ValueError if the contenders' first losses differ: they would not do the same work.
+    """
+    seconds: dict[str, list[float]] = {each.name: [] for each in contenders}
+    losses, peaks = {}, []
+    for number, batch in enumerate(batches):
+        peaks.append(matmul_flops_per_s())
+        for each in contenders:
+            started = time.perf_counter()
+            loss = each.step(batch)
+            if number:
+                seconds[each.name].append(time.perf_counter() - started)
+            else:
+                losses[each.name] = loss
+    first = contenders[0].name
+    for name, loss in losses.items():
+        if not abs(loss - losses[first]) <= tolerance * abs(losses[first]):
+            raise ValueError(
+                f"{name} begins with a loss of {loss:.6f} and {first} with {losses[first]:.6f}: they do not train the same "
+                "model, so their speeds cannot be compared"
+            )
+    return Comparison(
+        timings=tuple(
+            Timing(
+                name=each.name, seconds=statistics.median(seconds[each.name]), fastest_s=min(seconds[each.name]),
+                compile_s=each.compile_s, peak_bytes=each.peak_bytes, first_loss=losses[each.name],
+            )
+            for each in contenders
+        ),
+        peak_flops_per_s=max(peaks),
+    )  # fmt: skip
