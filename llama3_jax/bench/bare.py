@@ -40,8 +40,11 @@ class BareStep:
 
         parameters = _as_dict(model)
         first, second = (jax.tree.map(lambda leaf: placed(leaf, np.zeros_like(leaf)), parameters) for _ in range(2))
-        self._state = (jax.tree.map(lambda leaf: placed(leaf, np.asarray(leaf)), parameters), first, second, np.int32(0))
-        self._step = jax.jit(_make_step(model.cfg, optimizer, rate, dtype, recompute), donate_argnums=0)
+        parameters = jax.tree.map(lambda leaf: placed(leaf, np.asarray(leaf)), parameters)
+        self._state = (parameters, first, second, np.int32(0))
+        stay = jax.tree.map(lambda leaf: leaf.sharding, parameters)
+        step = _make_step(model.cfg, optimizer, rate, dtype, recompute)
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=((stay, stay, stay, None), None))
         self._program: Any = None
         self.compile_s, self.peak_bytes = 0.0, None
 
@@ -76,9 +79,8 @@ def _make_step(cfg: ModelConfig, optimizer: AdamW, rate: float, dtype: str, reco
 
     def norm(x_BSD, scale):
         x32_BSD = x_BSD.astype(jnp.float32)
-        return (x32_BSD * jax.lax.rsqrt(jnp.mean(x32_BSD**2, -1, keepdims=True) + cfg.norm_eps)).astype(dtype) * scale.astype(
-            dtype
-        )
+        root_BS1 = jax.lax.rsqrt(jnp.mean(x32_BSD**2, -1, keepdims=True) + cfg.norm_eps)
+        return (x32_BSD * root_BS1).astype(dtype) * scale.astype(dtype)
 
     def turn(x_BSNH, angle):
         first, second = jnp.split(x_BSNH.astype(jnp.float32), 2, -1)
@@ -106,10 +108,10 @@ def _make_step(cfg: ModelConfig, optimizer: AdamW, rate: float, dtype: str, reco
         seen = (segment_BS[:, :, None] == segment_BS[:, None, :]) & jnp.tri(S, dtype=bool)
         hidden = jnp.where(seen, 0.0, -1e30)[:, None, None]
         angle = batch.positions[0][..., None] * frequencies
-        body = jax.checkpoint(layer, static_argnums=()) if recompute else layer
+        body = jax.checkpoint(layer) if recompute else layer
         x_BSD = parameters["embedding"][tokens_BS].astype(dtype)
         x_BSD, _ = jax.lax.scan(lambda x, w: body(x, w, angle, hidden), x_BSD, parameters["layers"])
-        head_DV = parameters.get("head", parameters["embedding"].T if "head" not in parameters else None)
+        head_DV = parameters["head"] if "head" in parameters else parameters["embedding"].T
         x_BSD = norm(x_BSD, parameters["final_norm"])
         logits_BSV = jnp.einsum("bsd,dv->bsv", x_BSD, head_DV.astype(dtype), preferred_element_type=jnp.float32)
         gold = jnp.take_along_axis(logits_BSV, batch.targets[0][..., None], -1)[..., 0]

@@ -68,7 +68,7 @@ class TorchStep:
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        value = float(loss)
+        value = loss.item()
         if self._steps == 0:
             self.compile_s = time.perf_counter() - started
         if self._device == "cuda":

@@ -5,6 +5,8 @@ Shape letters: B batch, S positions, D model, L layers.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -14,14 +16,16 @@ from llama3_jax.sharding.axes import spec
 from llama3_jax.sharding.tensor_parallel import residual_dim
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(x_BSD: Array, scale_D: Array, eps: float) -> Array:
     """x / sqrt(mean(x^2) + eps) in float32, cast to x's dtype and then multiplied, the order of the released code.
 
+    The backward pass works everything out again from x, in float32.
+
     Args: scale_D: float32, as `scale_of_rows` gives it; a bfloat16 x is multiplied by it unrounded.
     """
-    x32_BSD = x_BSD.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(x32_BSD), axis=-1, keepdims=True)
-    return _scaled((x32_BSD * lax.rsqrt(mean_square + eps)).astype(x_BSD.dtype), scale_D)
+    unit_BSD = (x_BSD.astype(jnp.float32) * _inverse_root(x_BSD, eps)).astype(x_BSD.dtype)
+    return (unit_BSD.astype(jnp.float32) * reshard(scale_D, spec(None))).astype(x_BSD.dtype)
 
 
 def scale_of_rows(scale: Array, num_positions: int) -> Array:
@@ -32,21 +36,24 @@ def scale_of_rows(scale: Array, num_positions: int) -> Array:
     return reshard(scale, spec(*[None] * scale.ndim, reduced=("batch", residual_dim(num_positions))))
 
 
-@jax.custom_vjp
-def _scaled(x_BSD: Array, scale_D: Array) -> Array:
-    return (x_BSD.astype(jnp.float32) * reshard(scale_D, spec(None))).astype(x_BSD.dtype)
+def _inverse_root(x_BSD: Array, eps: float) -> Array:
+    """float32 [B, S, 1]."""
+    return lax.rsqrt(jnp.mean(jnp.square(x_BSD.astype(jnp.float32)), axis=-1, keepdims=True) + eps)
 
 
-def _forward(x_BSD: Array, scale_D: Array):
-    return _scaled(x_BSD, scale_D), (x_BSD, scale_D)
+def _forward(x_BSD: Array, scale_D: Array, eps: float):
+    return rms_norm(x_BSD, scale_D, eps), (x_BSD, scale_D)
 
 
-def _backward(saved: tuple[Array, Array], y_bar_BSD: Array):
+def _backward(eps: float, saved: tuple[Array, Array], y_bar_BSD: Array):
     x_BSD, scale_D = saved
-    y_bar32_BSD = y_bar_BSD.astype(jnp.float32)
-    x_bar_BSD = (y_bar32_BSD * reshard(scale_D, spec(None))).astype(x_BSD.dtype)
+    root_BS1 = _inverse_root(x_BSD, eps)
+    unit_BSD, y_bar32_BSD = x_BSD.astype(jnp.float32) * root_BS1, y_bar_BSD.astype(jnp.float32)
+    unit_bar_BSD = y_bar32_BSD * reshard(scale_D, spec(None))
+    along_BS1 = jnp.mean(unit_bar_BSD * unit_BSD, axis=-1, keepdims=True)
     sums = spec(None, unreduced=("batch", residual_dim(x_BSD.shape[1])))
-    return x_bar_BSD, lax.reduce_sum(y_bar32_BSD * x_BSD.astype(jnp.float32), (0, 1), out_sharding=sums)
+    scale_bar_D = lax.reduce_sum(y_bar32_BSD * unit_BSD, (0, 1), out_sharding=sums)
+    return ((unit_bar_BSD - along_BS1 * unit_BSD) * root_BS1).astype(x_BSD.dtype), scale_bar_D
 
 
-_scaled.defvjp(_forward, _backward)
+rms_norm.defvjp(_forward, _backward)

@@ -14,20 +14,25 @@ REPEATS = 5
 
 
 def matmul_flops_per_s(precision: Precision) -> float:
-    """The best of a few square matmuls on the first device, FLOP/s: the machine's practical ceiling.
+    """The best of a few square matmuls, FLOP/s: the practical ceiling of one accelerator, or of the whole CPU.
 
-    On a CPU this is the whole machine, however many devices are emulated on it; elsewhere it is one device.
+    Devices that are emulated on a CPU share it, so they work on the matmul together, each on its rows.
     """
-    device = jax.devices()[0]
-    size = CPU_SIZE if device.platform == "cpu" else ACCELERATOR_SIZE
-    with jax.default_device(device):
-        key = jax.random.key(0)
-        a, b = (jax.random.normal(k, (size, size), jnp.float32).astype(precision.dtype) for k in jax.random.split(key))
-        multiply = jax.jit(jnp.matmul)
-        jax.block_until_ready(multiply(a, b))
-        best = float("inf")
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            jax.block_until_ready(multiply(a, b))
-            best = min(best, time.perf_counter() - started)
-    return 2.0 * size**3 / best
+    first = jax.devices()[0]
+    size, devices = (CPU_SIZE, jax.local_devices()) if first.platform == "cpu" else (ACCELERATOR_SIZE, [first])
+    rows = -(-size // len(devices))
+    multiply = jax.jit(jnp.matmul)
+
+    def random(device: jax.Device, shape: tuple[int, int]) -> jax.Array:
+        with jax.default_device(device):
+            return jax.random.normal(jax.random.key(0), shape, jnp.float32).astype(precision.dtype)
+
+    operands = [(random(device, (rows, size)), random(device, (size, size))) for device in devices]
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        jax.block_until_ready([multiply(a, b) for a, b in operands])
+        return time.perf_counter() - started
+
+    seconds()  # compiles
+    return 2.0 * rows * len(devices) * size**2 / min(seconds() for _ in range(REPEATS))

@@ -50,8 +50,8 @@ def make_step(objective: Objective, optimizer: AdamW) -> StepFunction:
         gradient, loss, weight, extra = _sum_gradients(objective, state.model, batch)
         scale = 1.0 / jnp.maximum(weight, 1.0)
         loss = loss * scale
+        norm = optax.tree.norm(gradient) * scale  # of the sum, so that scaling is part of the update and no pass of its own
         gradient = jax.tree.map(lambda leaf: leaf * scale, gradient)
-        norm = optax.tree.norm(gradient)
         good = jnp.isfinite(norm) & jnp.isfinite(loss)
         model, moments = update(optimizer, gradient, norm, state.moments, state.model, rate)
         model, moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), (model, moments), (state.model, state.moments))

@@ -17,7 +17,7 @@ def largest(equations):
 
 @pytest.mark.parametrize("implementation", [Implementation.XLA, Implementation.AUTO])
 def test_attention_holds_no_square_of_the_row(implementation, intermediates):
-    S, N, K, H = 1024, 2, 1, 8
+    S, N, K, H = 4096, 2, 1, 8
 
     def gradients(implementation):
         def loss(q_BSNH, k_BTKH, v_BTKH, segment_ids_BS):

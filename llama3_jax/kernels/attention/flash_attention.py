@@ -12,7 +12,7 @@ from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.attention.mask import IntervalMask
 from llama3_jax.kernels.attention.schedule import BlockSchedule, block_schedule
 
-BLOCK = 128
+BLOCK = 256
 """Queries and keys of one tile of the `xla` implementation; shorter rows use one tile of their own length."""
 
 

@@ -22,6 +22,9 @@ from llama3_jax.kernels.attention.mask import IntervalMask
 from llama3_jax.kernels.attention.reference import HIDDEN
 from llama3_jax.kernels.attention.schedule import BlockSchedule, pad_queries
 
+LOWEST = HIDDEN / 2
+"""The running maximum before any visit: below every score, and so far above HIDDEN that a hidden pair adds exactly zero."""
+
 
 class _Tiles(NamedTuple):
     """How rows and heads are cut; static."""
@@ -65,10 +68,10 @@ def _forward(tiles: _Tiles, q_XKQH, k_YKJH, v_YKJH, bounds_XQI, schedule):
         acc_XKQH, max_XKQ, sum_XKQ = carry
         x, y, j = _locate(tiles, schedule.visit_M[n])
         v_KJH = _at(v_YKJH, y)
-        score_KQJ, visible_QJ = _scores(tiles, _at(q_XKQH, x), _at(k_YKJH, y), bounds_XQI, x, j)
+        score_KQJ = _scores(tiles, _at(q_XKQH, x), _at(k_YKJH, y), bounds_XQI, x, j)
         old_KQ = _at(max_XKQ, x)
         new_KQ = jnp.maximum(old_KQ, jnp.max(score_KQJ, axis=-1))
-        prob_KQJ = jnp.where(visible_QJ, jnp.exp(score_KQJ - new_KQ[..., None]), 0.0)
+        prob_KQJ = jnp.exp(score_KQJ - new_KQ[..., None])
         shrink_KQ = jnp.exp(old_KQ - new_KQ)
         out_KQH = _dot("kqj,kjh->kqh", prob_KQJ.astype(v_KJH.dtype), v_KJH)
         return (
@@ -79,7 +82,7 @@ def _forward(tiles: _Tiles, q_XKQH, k_YKJH, v_YKJH, bounds_XQI, schedule):
 
     start = (
         jnp.zeros((X, K, Q, H), jnp.float32),
-        jnp.full((X, K, Q), HIDDEN, jnp.float32),
+        jnp.full((X, K, Q), LOWEST, jnp.float32),
         jnp.zeros((X, K, Q), jnp.float32),
     )
     acc_XKQH, max_XKQ, sum_XKQ = lax.fori_loop(0, schedule.count, visit, start)
@@ -99,8 +102,7 @@ def _backward(tiles: _Tiles, saved, out_bar_XKQH):
         q_bar_XKQH, k_bar_YKJH, v_bar_YKJH = carry
         x, y, j = _locate(tiles, schedule.visit_M[n])
         q_KQH, k_KJH, v_KJH, out_bar_KQH = _at(q_XKQH, x), _at(k_YKJH, y), _at(v_YKJH, y), _at(out_bar_XKQH, x)
-        score_KQJ, visible_QJ = _scores(tiles, q_KQH, k_KJH, bounds_XQI, x, j)
-        prob_KQJ = jnp.where(visible_QJ, jnp.exp(score_KQJ - _at(lse_XKQ, x)[..., None]), 0.0)
+        prob_KQJ = jnp.exp(_scores(tiles, q_KQH, k_KJH, bounds_XQI, x, j) - _at(lse_XKQ, x)[..., None])
         prob_bar_KQJ = _dot("kqh,kjh->kqj", out_bar_KQH, v_KJH)
         score_bar_KQJ = (prob_KQJ * (prob_bar_KQJ - _at(delta_XKQ, x)[..., None]) * scale).astype(q_KQH.dtype)
         v_bar_KJH = _dot("kqj,kqh->kjh", prob_KQJ.astype(out_bar_KQH.dtype), out_bar_KQH)
@@ -130,14 +132,14 @@ def _locate(tiles: _Tiles, visit: Array) -> tuple[Array, Array, Array]:
     return x, x // tiles.num_q * tiles.num_k + j, j
 
 
-def _scores(tiles: _Tiles, q_KQH, k_KJH, bounds_XQI: IntervalMask, x, j) -> tuple[Array, Array]:
-    """Scaled float32 scores with hidden pairs at HIDDEN, and the visible pairs of the tile."""
+def _scores(tiles: _Tiles, q_KQH, k_KJH, bounds_XQI: IntervalMask, x, j) -> Array:
+    """Scaled float32 scores with hidden pairs at HIDDEN, whose exponential is zero against any maximum or log-sum."""
     start_QI, end_QI = _at(bounds_XQI.start_BSI, x), _at(bounds_XQI.end_BSI, x)
     key_J = j * tiles.block_k + jnp.arange(tiles.block_k, dtype=jnp.int32)
     visible_QJ = jnp.any((start_QI[..., None] <= key_J) & (key_J < end_QI[..., None]), axis=1)
     visible_QJ = jnp.tile(visible_QJ, (tiles.group, 1))
     score_KQJ = _dot("kqh,kjh->kqj", q_KQH, k_KJH) * q_KQH.shape[-1] ** -0.5
-    return jnp.where(visible_QJ, score_KQJ, HIDDEN), visible_QJ
+    return jnp.where(visible_QJ, score_KQJ, HIDDEN)
 
 
 def _at(tiles: Array, number: Array) -> Array:
