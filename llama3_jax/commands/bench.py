@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llama3_jax.bench.measure import Comparison
 from llama3_jax.commands.bench_run import BenchRun, Yardstick
 from llama3_jax.config.load import load
+
+if TYPE_CHECKING:  # jax, not before the config is right
+    from llama3_jax.bench.measure import Comparison
 
 MIB = 2**20
 RATE = 1e-4

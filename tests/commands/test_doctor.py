@@ -11,7 +11,7 @@ from llama3_jax.commands.doctor import Devices, Problem
 
 pytestmark = pytest.mark.smoke
 
-CPU = Devices("cpu", "cpu", 8, 1)
+CPU = Devices("cpu", "cpu", 8, 1, 0.4)
 
 
 def test_requirements_are_those_of_the_package():
@@ -62,6 +62,14 @@ def test_an_accelerator_left_unused_is_noticed(present, environment, mend):
     assert doctor.device_problems(Devices("gpu", "H100", 8, 1), present, environment) == []
 
 
+@pytest.mark.parametrize(
+    ("speed", "mend"), [(0.4, "compute in float32"), (1.1, "compute in float32"), (2.0, "precision=bfloat16")]
+)
+def test_the_dtype_of_a_cpu_is_measured(speed, mend):
+    (problem,) = doctor.device_problems(Devices("cpu", "cpu", 1, 1, speed), {}, {})
+    assert f"{speed:.1f} times as fast as float32" in problem.what and mend in problem.mend
+
+
 def test_an_old_driver_gets_the_cuda_it_can_run(tmp_path):
     version = tmp_path / "version"
     version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.90.07  Fri May 31\n")
@@ -104,6 +112,7 @@ def test_jax_answers_here():
     devices = doctor.find_devices()
     assert isinstance(devices, Devices), devices
     assert devices.count >= 1
+    assert devices.platform != "cpu" or 0.01 < devices.bfloat16_speed < 100
 
 
 def test_importing_the_doctor_does_not_start_jax():
