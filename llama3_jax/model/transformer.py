@@ -21,6 +21,7 @@ from llama3_jax.kernels.cross_entropy.chunked import cross_entropy
 from llama3_jax.model.attention import Attend, Attention
 from llama3_jax.model.checkpointing import checkpointed, named_layer_input
 from llama3_jax.model.config import ModelConfig
+from llama3_jax.model.embedding import lookup
 from llama3_jax.model.feed_forward import FeedForward
 from llama3_jax.model.norm import rms_norm, scale_of_rows
 from llama3_jax.model.param import fan_in, normal, ones
@@ -29,7 +30,7 @@ from llama3_jax.model.rope import Rotation, rotation
 from llama3_jax.sharding.axes import RULES, spec
 from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.sharding.linear import linear
-from llama3_jax.sharding.per_device import all_gather, axis_index, per_device, psum, psum_scatter
+from llama3_jax.sharding.per_device import all_gather, per_device, psum, psum_scatter
 from llama3_jax.sharding.tensor_parallel import into_block, out_of_block, residual, residual_dim
 
 
@@ -69,10 +70,7 @@ class Transformer(nnx.Module):
         split = residual_dim(tokens_BS.shape[1]) == "residual"
 
         def local(table_VD, tokens_BS):
-            table_VD = all_gather(table_VD, RULES.embed, 1)  # its transpose reduces in float32
-            row_BS = tokens_BS - axis_index(RULES.vocab) * table_VD.shape[0]
-            mine_BS = (row_BS >= 0) & (row_BS < table_VD.shape[0])
-            x_BSD = jnp.where(mine_BS[..., None], table_VD[jnp.where(mine_BS, row_BS, 0)], 0.0).astype(dtype)
+            x_BSD = lookup(table_VD, tokens_BS, dtype)
             return psum_scatter(x_BSD, RULES.vocab, 1) if split else psum(x_BSD, RULES.vocab)
 
         return per_device(
@@ -148,9 +146,8 @@ class Transformer(nnx.Module):
         def local(x_BSD, head, targets_BS, weight_BS):
             if split:
                 x_BSD = all_gather(x_BSD, RULES.vocab, 1)
-            head = all_gather(head, RULES.embed, dims.index("embed"))
             head_DV = head if dims[0] == "embed" else head.T
-            loss, nll_BS = cross_entropy(x_BSD, head_DV, targets_BS, weight_BS, RULES.vocab)
+            loss, nll_BS = cross_entropy(x_BSD, head_DV, targets_BS, weight_BS, RULES.vocab, RULES.embed)
             return psum(loss, (RULES.batch, RULES.position)), nll_BS
 
         rows = spec("batch", "position")

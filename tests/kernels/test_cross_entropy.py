@@ -33,7 +33,7 @@ def of_reference(x_BSD, head_DV, targets_BS, weight_BS):
 
 
 def of_chunks(chunk, axis, x_BSD, head_DV, targets_BS, weight_BS):
-    loss, nll_BS = chunked.cross_entropy(x_BSD, head_DV, targets_BS, weight_BS, axis, chunk)
+    loss, nll_BS = chunked.cross_entropy(x_BSD, head_DV, targets_BS, weight_BS, axis, (), chunk)
     return SCALE * loss, nll_BS
 
 

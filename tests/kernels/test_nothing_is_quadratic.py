@@ -38,7 +38,7 @@ def test_cross_entropy_holds_no_logits_of_a_row(intermediates):
     shapes = jax.ShapeDtypeStruct((B, S, D), jnp.float32), jax.ShapeDtypeStruct((D, V), jnp.float32)
 
     def ours(x_BSD, head_DV):
-        return chunked.cross_entropy(x_BSD, head_DV, targets_BS, weight_BS, None, chunk)[0]
+        return chunked.cross_entropy(x_BSD, head_DV, targets_BS, weight_BS, None, (), chunk)[0]
 
     def theirs(x_BSD, head_DV):
         return jnp.sum(reference.cross_entropy(x_BSD, head_DV, targets_BS) * weight_BS)

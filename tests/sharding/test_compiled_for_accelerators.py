@@ -59,6 +59,7 @@ def test_collectives(devices, shape, remat, fsdp, capfd):
     assert "rematerialization" not in capfd.readouterr().err
     found = [one for one in collectives(program.as_text(), mesh.shape) if one.shape]
     assert {one.dtype for one in found if "data" in one.axes and one.kind != "all-gather"} == {"f32"}
+    assert {one.dtype for one in found if "data" in one.axes and one.kind == "all-gather"} == {"bf16"}, "cast, then gathered"
     wanted, count = expected(mesh, remat, fsdp), lambda some: Counter((one.loops, one.kind, one.axes) for one in some)
     if mesh.devices.flat[0].platform == "tpu":
         assert sums(count(found)) == sums(wanted)

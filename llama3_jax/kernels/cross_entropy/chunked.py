@@ -15,37 +15,45 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from llama3_jax.sharding.per_device import axis_index, pmax, psum
+from llama3_jax.sharding.per_device import all_gather, axis_index, pmax, psum, psum_scatter
 
 CHUNK = 512
 """Positions whose logits exist at the same time on a device."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def cross_entropy(
-    x_BSD: Array, head_DV: Array, targets_BS: Array, weight_BS: Array, vocab_axis: str | None = None, chunk: int = CHUNK
+    x_BSD: Array,
+    head_DV: Array,
+    targets_BS: Array,
+    weight_BS: Array,
+    vocab_axis: str | None = None,
+    embed_axes: tuple[str, ...] = (),
+    chunk: int = CHUNK,
 ) -> tuple[Array, Array]:
     """Summed and per-token cross entropy of a device's own positions.
 
     Args:
         x_BSD: final hidden states in the compute dtype.
-        head_DV: output matrix, this device's vocabulary columns; used in x's dtype, its gradient is float32.
+        head_DV: output matrix, this device's part of it; cast to x's dtype before it is gathered, its gradient is
+            float32.
         targets_BS: int32 token ids over the whole vocabulary.
         weight_BS: float32; 0 where no loss is wanted.
         vocab_axis: the `shard_map` axis that splits V, or None if it is whole.
+        embed_axes: the axes that split the D of `head_DV`, and see different positions.
 
     Returns: (sum of weight * nll: float32 scalar, nats; nll_BS: float32 [B, S], nats, without gradient).
     """
-    loss, nll_BS, _ = _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk, with_gradients=False)
+    loss, nll_BS, _ = _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, embed_axes, chunk, with_gradients=False)
     return loss, nll_BS
 
 
-def _forward(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk):
-    loss, nll_BS, gradients = _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk, with_gradients=True)
+def _forward(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, embed_axes, chunk):
+    loss, nll_BS, gradients = _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, embed_axes, chunk, with_gradients=True)
     return (loss, nll_BS), gradients
 
 
-def _backward(vocab_axis, chunk, gradients, bars):
+def _backward(vocab_axis, embed_axes, chunk, gradients, bars):
     """Over a split vocabulary each device is told its share of the loss's cotangent, and owes its share of x's."""
     loss_bar, _ = bars
     if vocab_axis:
@@ -57,14 +65,14 @@ def _backward(vocab_axis, chunk, gradients, bars):
 cross_entropy.defvjp(_forward, _backward)
 
 
-def _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk, *, with_gradients):
+def _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, embed_axes, chunk, *, with_gradients):
     B, S, D = x_BSD.shape
     chunk = min(chunk, B * S)
     missing = -(B * S) % chunk
     x_XCD = jnp.pad(x_BSD.reshape(B * S, D), ((0, missing), (0, 0))).reshape(-1, chunk, D)
     targets_XC = jnp.pad(targets_BS.reshape(-1), (0, missing)).reshape(-1, chunk)
     weight_XC = jnp.pad(weight_BS.reshape(-1), (0, missing)).reshape(-1, chunk)
-    columns = head_DV.astype(x_BSD.dtype)
+    columns = all_gather(head_DV.astype(x_BSD.dtype), embed_axes, 0)
     first = axis_index(vocab_axis) * columns.shape[1] if vocab_axis else 0
 
     def over_vocab(reduce, value):
@@ -88,7 +96,7 @@ def _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk, *, with_grad
         head_bar_DV += jnp.einsum("cd,cv->dv", x_CD, logits_bar_CV, preferred_element_type=jnp.float32)
         return (loss, head_bar_DV), (nll_C, x_bar_CD.astype(x_CD.dtype))
 
-    head_bar_DV = jnp.zeros(head_DV.shape, jnp.float32) if with_gradients else None
+    head_bar_DV = jnp.zeros(columns.shape, jnp.float32) if with_gradients else None
     (loss, head_bar_DV), (nll_XC, x_bar_XCD) = lax.scan(
         step, (jnp.zeros((), jnp.float32), head_bar_DV), (x_XCD, targets_XC, weight_XC)
     )
@@ -96,4 +104,5 @@ def _scan(x_BSD, head_DV, targets_BS, weight_BS, vocab_axis, chunk, *, with_grad
     if not with_gradients:
         return loss, nll_BS, None
     x_bar_BSD = x_bar_XCD.reshape(-1, D)[: B * S].reshape(B, S, D)
+    head_bar_DV = psum_scatter(head_bar_DV, embed_axes, 0)
     return loss, nll_BS, (x_bar_BSD, head_bar_DV.astype(head_DV.dtype))
