@@ -46,7 +46,9 @@ def check(name: str, phase_name: str, stages: slice) -> None:
     with jax.sharding.use_abstract_mesh(mesh):
         state = jax.eval_shape(lambda: TrainState.create(Transformer(model, key=jax.random.key(0)), run.optimizer))
         assert state_bytes(state) < STATE_GB[name] * GB
-        step = make_step(NextToken(precision=run.precision, remat=phase.remat, attention=run.attention), run.optimizer)
+        step = make_step(
+            NextToken(precision=run.precision, remat=phase.remat, fsdp=phase.fsdp, attention=run.attention), run.optimizer
+        )
         for stage in phase.stages[stages]:
             pieces = stage.microbatches(axes.data)
             shape = (pieces, stage.num_rows // pieces, stage.sequence_length)

@@ -22,7 +22,7 @@ B, S, BLOCK = 2, 32, 8
 LENGTHS = [1, 1, 1, 3, 5, 7, BLOCK, BLOCK, 11, 2 * BLOCK]
 """So that documents begin and end on block edges as often as off them."""
 
-FEW, MANY = pytest.mark.smoke, pytest.mark.slow
+PACKINGS, SMOKE = 200, 20
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def random_rows(rng):
     return [lengths[lengths > 0] for lengths in cut]
 
 
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=FEW if seed < 20 else MANY) for seed in range(220)])
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.smoke] * (seed < SMOKE)) for seed in range(PACKINGS)])
 def test_one_document_changes_no_other(seed, model):
     """One document, or the padding of a row, gets another text and something small or huge added to its embeddings."""
     rng = np.random.default_rng(seed)
