@@ -141,6 +141,7 @@ def report(result: BenchResult) -> Iterator[str]:
             f"{each.name:26}{result.tokens_per_step / each.seconds:>10,.0f}{share:>9.1%}{each.seconds / ours.seconds:>8.2f}x"
             f"{result.tokens_per_step / each.fastest_s:>10,.0f}{each.compile_s:>8.1f} s{memory:>12}{each.first_loss:>12.5f}"
         )
+    yield from _left_out(run)
     yield ""
     yield "memory of a device beside parameters and optimizer state, and of its host, by remat policy:"
     for name, (on_device, on_host) in result.memory.items():
@@ -150,3 +151,14 @@ def report(result: BenchResult) -> Iterator[str]:
         yield "arrays a step moves between devices, those of the layer loop counted once:"
         for (looped, kind, axes), count in sorted(result.collectives.items(), reverse=True):
             yield f"  {'a layer' if looped else 'the rest':10}{kind:18}{' x '.join(axes):24}{count:>4}"
+
+
+def _left_out(run: BenchRun) -> Iterator[str]:
+    from llama3_jax.bench.torch import installed
+
+    if not {Yardstick.TORCH, Yardstick.TORCH_COMPILE} & set(run.yardsticks):
+        return
+    if run.mesh.size > 1:
+        yield "transformers + torch: left out, it runs on one device only"
+    elif not installed():
+        yield "transformers + torch: left out, not installed (pip install torch transformers)"

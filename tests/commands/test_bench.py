@@ -1,10 +1,12 @@
 """`llama3 bench train` prints what it promises, from a file, overrides or a notebook."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from llama3_jax import commands
+from llama3_jax.bench import torch
 from llama3_jax.commands import bench
 from llama3_jax.commands.bench_run import BenchRun
 from llama3_jax.commands.main import main
@@ -44,6 +46,16 @@ def test_the_report(result, capsys, monkeypatch):
     for remat in Remat:
         assert re.search(rf"^  {remat.value} +\d+ MiB", report, re.M)
     assert re.search(r"a layer +all-gather +data +14$", report, re.M)
+
+
+@pytest.mark.parametrize("axes, why", [({}, "not installed"), ({"data": 2}, "one device only")])
+def test_a_yardstick_that_is_left_out_is_named(axes, why, result, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "installed", lambda: False)
+    monkeypatch.setattr(bench, "run_bench", lambda run: replace(result, run=run))
+    asked = [f"mesh.{axis}={size}" for axis, size in axes.items()]
+    assert main(["bench", "train", "bench_packed", *TINY[:-1], *asked]) == 0
+    (line,) = re.findall(r"^transformers \+ torch: .*$", capsys.readouterr().out, re.M)
+    assert why in line
 
 
 @pytest.mark.parametrize("name", ["bench_dense", "bench_packed", "bench_1b", "bench_8b"])
