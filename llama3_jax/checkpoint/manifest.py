@@ -12,6 +12,8 @@ from typing import Any
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
+PARTIAL, DELETING = ".partial", ".deleting"
+"""What the name of a directory ends in while it is being written or removed, or where a killed process left it."""
 
 
 class DamagedCheckpoint(ValueError):

@@ -20,10 +20,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from llama3_jax.checkpoint.manifest import FORMAT_VERSION, DamagedCheckpoint, Manifest, hash_files, verify
+from llama3_jax.checkpoint.manifest import DELETING, FORMAT_VERSION, PARTIAL, DamagedCheckpoint, Manifest, hash_files, verify
 from llama3_jax.checkpoint.tree import flatten, unflatten
 
-PARTIAL, DELETING = ".partial", ".deleting"
 ARRAYS = "arrays"
 SPACE_MARGIN = 1.1
 """Free bytes wanted before a save, relative to the bytes of the arrays."""

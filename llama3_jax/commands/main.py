@@ -38,6 +38,11 @@ GENERATE = """Continues prompts with the newest checkpoint of a run directory (t
   llama3 generate runs/quickstart --prompt "import "
   llama3 generate runs/quickstart --prompt-file question.txt --temperature 0 --max-new-tokens 200"""
 
+CHECKPOINT = """Looks at the checkpoints of a run directory; changes nothing.
+
+  llama3 checkpoint ls runs/quickstart            of each: step, tokens, size, config, phase and stage
+  llama3 checkpoint verify runs/quickstart        reads every file and compares its hash; exit status 1 if one differs"""
+
 BENCH = """Measures our training step on this machine, round by round beside a bare jax step and, where they are installed,
 transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
 
@@ -113,6 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
 
+    checkpoint = command("checkpoint", "list or verify the checkpoints of a run", CHECKPOINT, _checkpoint)
+    checkpoint.add_argument("what", choices=["ls", "verify"])
+    checkpoint.add_argument("run_directory", metavar="RUN_DIR")
+
     bench = command("bench", "measure this machine", BENCH, _bench)
     bench.add_argument("what", choices=["train"], help="the training step")
     bench.add_argument("config", metavar="BENCH.yaml", nargs="?", default="bench_dense", help="default: bench_dense")
@@ -153,6 +162,15 @@ def _generate(arguments: argparse.Namespace) -> int:
     for prompt, text in zip(prompts, texts, strict=True):
         print(f"{prompt}{text}\n")
     return 0
+
+
+def _checkpoint(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.checkpoint import listing, verdicts
+
+    lines, sound = verdicts(arguments.run_directory) if arguments.what == "verify" else (listing(arguments.run_directory), True)
+    for line in lines:
+        print(line)
+    return 0 if sound else 1
 
 
 def _bench(arguments: argparse.Namespace) -> int:

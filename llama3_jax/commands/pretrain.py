@@ -14,6 +14,7 @@ from llama3_jax.commands.data import RunData, open_data
 from llama3_jax.commands.log import Log
 from llama3_jax.commands.result import TrainResult
 from llama3_jax.commands.run import TrainRun, changes
+from llama3_jax.commands.run_directory import CHECKPOINTS
 from llama3_jax.commands.sampler import Sampler, shown
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.evaluate.held_out import HeldOutText
@@ -35,9 +36,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
     with goodput.span("start_up"):
         recipe = _recipe(run, data)
         meta = {"run": to_mapping(run), "tokenizer": data.tokenizer.fingerprint, "data": dict(data.fingerprints)}
-        store = CheckpointStore(
-            directory / "checkpoints", keep_last=run.checkpoint.keep_last, keep_every=run.checkpoint.keep_every
-        )
+        store = CheckpointStore(directory / CHECKPOINTS, keep_last=run.checkpoint.keep_last, keep_every=run.checkpoint.keep_every)
         store.clear_leftovers()
         resume = store.latest(report=say)
         first = _resumed_step(resume, recipe, meta)

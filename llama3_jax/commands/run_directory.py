@@ -19,7 +19,8 @@ CONFIG = "config.yaml"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OURS = {CONFIG, f"{CONFIG}.partial", "lock", "log.txt", "data", "tokenizer.model"}
 """All that a run which stopped before it began may have left."""
-BEGUN = ("data/corpus.json", "metrics.jsonl", "checkpoints")
+CHECKPOINTS = "checkpoints"
+BEGUN = ("data/corpus.json", "metrics.jsonl", CHECKPOINTS)
 """A directory with any of these holds work of its config; one with none stopped before it began, and is taken over."""
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.checkpoint.manifest import verify
 from llama3_jax.checkpoint.store import CheckpointStore, restore
+from llama3_jax.commands.run_directory import CHECKPOINTS
 from llama3_jax.config.schema import from_mapping
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.precision import Precision
@@ -31,7 +32,7 @@ def load_trained(directory: Path, tokenizer: Tokenizer, *, step: int | None = No
 
     Raises: FileNotFoundError if there is no such checkpoint; ValueError if it is damaged or of another tokenizer.
     """
-    store = CheckpointStore(directory / "checkpoints")
+    store = CheckpointStore(directory / CHECKPOINTS)
     steps = store.steps()
     if not steps:
         raise FileNotFoundError(f"{directory} has no complete checkpoint yet; train further, or give another run directory")
