@@ -11,8 +11,8 @@ class Contender(Protocol):
     """A training step with its own copy of the parameters; all begin with the same."""
 
     name: str
-    compile_s: float
-    """Until the step could be called for the first time."""
+    compile_s: float | None
+    """To compile; of torch.compile, how much longer its first step took than its second. None where nothing compiles."""
     peak_bytes: int | None
     """Of one device, parameters and optimizer state included; None where it is not known."""
 

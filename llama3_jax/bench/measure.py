@@ -20,7 +20,7 @@ class Timing:
     seconds: float
     """Of a step: the median over rounds."""
     fastest_s: float
-    compile_s: float
+    compile_s: float | None
     peak_bytes: int | None
     first_loss: float
 
@@ -35,7 +35,7 @@ class Comparison:
 def compare(
     contenders: Sequence[Contender], batches: Sequence[Batch], matmul_flops_per_s: Callable[[], float], tolerance: float
 ) -> Comparison:
-    """Every contender on every batch; the first batch compiles and is not counted.
+    """Every contender on every batch, each round begun by another; the first batch compiles and is not counted.
 
     Raises: ValueError if the contenders' first losses differ: they would not do the same work.
     """
@@ -43,20 +43,16 @@ def compare(
     losses, peaks = {}, []
     for number, batch in enumerate(batches):
         peaks.append(matmul_flops_per_s())
-        for each in contenders:
+        turn = number % len(contenders)
+        for each in [*contenders[turn:], *contenders[:turn]]:
             started = time.perf_counter()
             loss = each.step(batch)
             if number:
                 seconds[each.name].append(time.perf_counter() - started)
             else:
                 losses[each.name] = loss
-    first = contenders[0].name
-    for name, loss in losses.items():
-        if not abs(loss - losses[first]) <= tolerance * abs(losses[first]):
-            raise ValueError(
-                f"{name} begins with a loss of {loss:.6f} and {first} with {losses[first]:.6f}: they do not train the same "
-                "model, so their speeds cannot be compared"
-            )
+        if not number:
+            _require_same(losses, tolerance)
     return Comparison(
         timings=tuple(
             Timing(
@@ -67,3 +63,13 @@ def compare(
         ),
         peak_flops_per_s=max(peaks),
     )  # fmt: skip
+
+
+def _require_same(losses: dict[str, float], tolerance: float) -> None:
+    (first, expected), *others = losses.items()
+    for name, loss in others:
+        if not abs(loss - expected) <= tolerance * abs(expected):
+            raise ValueError(
+                f"{name} begins with a loss of {loss:.6f} and {first} with {expected:.6f}: they do not train the same "
+                "model, so their speeds cannot be compared"
+            )

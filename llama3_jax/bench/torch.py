@@ -21,15 +21,17 @@ def installed() -> bool:
 
 
 class TorchStep:
-    """Scaled dot product attention under the mask of a row's documents, float32 parameters, autocast below that."""
+    """Scaled dot product attention, causal where a row is one document and else under the mask of its documents;
+    float32 parameters, autocast below that."""
 
     def __init__(self, model: Transformer, optimizer: AdamW, rate: float, precision: Precision, *, compiled: bool):
         import torch
         import transformers
 
         self.name = "transformers + torch" + (".compile" if compiled else "")
-        self.compile_s, self.peak_bytes = 0.0, None
-        self._torch, self._steps, self._clip = torch, 0, optimizer.clip_norm
+        self.compile_s, self.peak_bytes = None, None
+        self._compiled, self._seconds = compiled, []
+        self._torch, self._clip = torch, optimizer.clip_norm
         self._device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
         self._low = precision is Precision.BFLOAT16
         transformers.logging.set_verbosity_error()
@@ -54,14 +56,14 @@ class TorchStep:
         tokens, targets, weight, segment, positions = (
             tensor(x) for x in (batch.tokens, batch.targets, batch.loss_weight, batch.segment_ids, batch.positions)
         )
-        S = tokens.shape[1]
-        causal = torch.ones(S, S, dtype=torch.bool, device=self._device).tril()
-        mask = ((segment[:, :, None] == segment[:, None, :]) & causal)[:, None]
+        rows = {}  # by default a row is one document
+        if segment.max() > 1:
+            causal = torch.ones(*[tokens.shape[1]] * 2, dtype=torch.bool, device=self._device).tril()
+            mask = ((segment[:, :, None] == segment[:, None, :]) & causal)[:, None]
+            rows = {"attention_mask": mask, "position_ids": positions.long()}
         low = torch.autocast(self._device, torch.bfloat16) if self._low else contextlib.nullcontext()
         with low:
-            logits = self._forward(
-                input_ids=tokens.long(), attention_mask=mask, position_ids=positions.long(), use_cache=False
-            ).logits
+            logits = self._forward(input_ids=tokens.long(), use_cache=False, **rows).logits
         nll = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.long().flatten(), reduction="none")
         loss = (nll * weight.flatten()).sum() / weight.sum()
         loss.backward()
@@ -69,11 +71,9 @@ class TorchStep:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         value = loss.item()
-        if self._steps == 0:
-            self.compile_s = time.perf_counter() - started
-        if self._device == "cuda":
-            self.peak_bytes = torch.cuda.max_memory_allocated()
-        self._steps += 1
+        self._seconds.append(time.perf_counter() - started)
+        if self._compiled and len(self._seconds) == 2:
+            self.compile_s = self._seconds[0] - self._seconds[1]
         return value
 
 

@@ -25,10 +25,11 @@ class BenchResult:
     comparison: Comparison
     visible_keys: float
     """Keys that a position sees, on average."""
-    memory: dict[str, tuple[int, int]]
-    """Remat policy -> bytes (on a device, in host memory) that a step needs beside its parameters and optimizer state."""
+    memory: dict[str, tuple[int, int] | None]
+    """Remat policy -> bytes (on a device, in host memory) that a step needs beside its parameters and optimizer state;
+    None where it does not compile on this machine."""
     collectives: Counter
-    """(inside a loop, kind, mesh axes) -> arrays that a step moves between devices; those of the layer loop once."""
+    """(inside a loop, kind, mesh axes) -> arrays that a step moves between devices; those of a loop's body once."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -75,10 +76,8 @@ def run_bench(run: BenchRun) -> BenchResult:
         model = jax.jit(lambda key: Transformer(run.model, key=key))(jax.random.key(0))
         yardsticks = list(_yardsticks(run, model, optimizer, mesh))
         ours = Ours(model, objective, optimizer, RATE, shape, mesh)
-        comparison = compare(
-            [ours, *yardsticks], batches, lambda: matmul_flops_per_s(run.precision), TOLERANCE[run.precision.value]
-        )
-        found = collectives(ours.program.as_text(), mesh.shape)
+    found = collectives(ours.program.as_text(), mesh.shape)
+    comparison = compare([ours, *yardsticks], batches, lambda: matmul_flops_per_s(run.precision), TOLERANCE[run.precision.value])
     return BenchResult(
         run=run, comparison=comparison, visible_keys=sum(map(visible_keys, batches[1:])) / run.rounds,
         memory=_memory(objective, optimizer, run, shape, mesh),
@@ -99,14 +98,19 @@ def _yardsticks(run: BenchRun, model, optimizer, mesh) -> Iterator:
                 yield TorchStep(model, optimizer, RATE, run.precision, compiled=yardstick is Yardstick.TORCH_COMPILE)
 
 
-def _memory(objective, optimizer, run: BenchRun, shape, mesh) -> dict[str, tuple[int, int]]:
+def _memory(objective, optimizer, run: BenchRun, shape, mesh) -> dict[str, tuple[int, int] | None]:
+    from jax.errors import JaxRuntimeError
+
     from llama3_jax.model.remat import Remat
     from llama3_jax.train.abstract import abstract_state, compile_step
 
     state, needed = abstract_state(run.model, optimizer, mesh), {}
     for remat in Remat:
-        memory = compile_step(replace(objective, remat=remat), optimizer, state, shape, mesh).memory_analysis()
-        needed[remat.value] = (memory.temp_size_in_bytes, memory.host_temp_size_in_bytes)
+        try:
+            memory = compile_step(replace(objective, remat=remat), optimizer, state, shape, mesh).memory_analysis()
+            needed[remat.value] = (memory.temp_size_in_bytes, memory.host_temp_size_in_bytes)
+        except JaxRuntimeError:  # more than the device holds, or no host memory to offload to
+            needed[remat.value] = None
     return needed
 
 
@@ -127,30 +131,33 @@ def report(result: BenchResult) -> Iterator[str]:
     )
     yield (
         f"machine: {devices} x {device.device_kind}, mesh {run.mesh}, jax {jax.__version__}, {run.precision.value}, remat "
-        f"{run.remat.value}, fsdp {run.fsdp.value}, {time.strftime('%Y-%m-%d')}"
+        f"{run.remat.value}, fsdp {run.fsdp.value}, attention {run.attention.resolve().value}, {time.strftime('%Y-%m-%d')}"
     )
     yield f"matmul peak: {peak / 1e9:,.0f} GFLOP/s" + (" a device" if together > 1 else "") + f", best of {run.rounds + 1}"
     yield f"{result.flops_per_step / 1e9:,.0f} GFLOP a step: documents' own pairs only, nothing for recomputing"
     yield ""
-    yield f"{'':26}{'tokens/s':>10}{'of peak':>9}{'ours is':>9}{'fastest':>10}{'compile':>10}{'memory':>12}{'first loss':>12}"
+    yield f"{'':26}{'tokens/s':>10}{'of peak':>9}{'time/ours':>11}{'at best':>10}{'compile':>10}{'memory':>12}{'first loss':>12}"
     ours = result.comparison.timings[0]
     for each in result.comparison.timings:
         share = result.flops_per_step / each.seconds / (peak * together)
         memory = f"{each.peak_bytes / MIB:,.0f} MiB" if each.peak_bytes else "not known"
+        compiled = "-" if each.compile_s is None else f"{each.compile_s:.1f} s"
         yield (
-            f"{each.name:26}{result.tokens_per_step / each.seconds:>10,.0f}{share:>9.1%}{each.seconds / ours.seconds:>8.2f}x"
-            f"{result.tokens_per_step / each.fastest_s:>10,.0f}{each.compile_s:>8.1f} s{memory:>12}{each.first_loss:>12.5f}"
+            f"{each.name:26}{result.tokens_per_step / each.seconds:>10,.0f}{share:>9.1%}{each.seconds / ours.seconds:>10.2f}x"
+            f"{result.tokens_per_step / each.fastest_s:>10,.0f}{compiled:>10}{memory:>12}{each.first_loss:>12.5f}"
         )
     yield from _left_out(run)
     yield ""
     yield "memory of a device beside parameters and optimizer state, and of its host, by remat policy:"
-    for name, (on_device, on_host) in result.memory.items():
-        yield f"  {name:16}{on_device / MIB:>10,.0f} MiB" + (f"{on_host / MIB:>10,.0f} MiB on the host" if on_host else "")
+    for name, needed in result.memory.items():
+        on_device, on_host = needed or (0, 0)
+        host = f"{on_host / MIB:>10,.0f} MiB on the host" if on_host else ""
+        yield f"  {name:16}" + (f"{on_device / MIB:>10,.0f} MiB{host}" if needed else "does not compile for this device")
     if result.collectives:
         yield ""
-        yield "arrays a step moves between devices, those of the layer loop counted once:"
+        yield "arrays a step moves between devices, those of a loop over layers or chunks of the loss counted once:"
         for (looped, kind, axes), count in sorted(result.collectives.items(), reverse=True):
-            yield f"  {'a layer' if looped else 'the rest':10}{kind:18}{' x '.join(axes):24}{count:>4}"
+            yield f"  {'in a loop' if looped else 'once':12}{kind:18}{' x '.join(axes):24}{count:>4}"
 
 
 def _left_out(run: BenchRun) -> Iterator[str]:

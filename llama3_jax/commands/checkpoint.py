@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama3_jax.checkpoint.manifest import DELETING, PARTIAL, Manifest, read_manifest, verify
+from llama3_jax.checkpoint.manifest import DELETING, PARTIAL, DamagedCheckpoint, Manifest, read_manifest, verify
 from llama3_jax.commands.run_directory import CHECKPOINTS
 
 MIB = 2**20
@@ -19,8 +19,8 @@ class Entry:
     step: int
     path: Path
     manifest: Manifest | None
-    damage: str
-    """Empty for a sound one."""
+    problem: str
+    """Why it cannot be loaded; empty for a sound one."""
 
 
 def entries(directory: str | Path, *, hashes: bool) -> list[Entry]:
@@ -34,8 +34,10 @@ def entries(directory: str | Path, *, hashes: bool) -> list[Entry]:
         if path.is_dir() and path.name.isdigit():
             try:
                 found.append(Entry(int(path.name), path, (verify if hashes else read_manifest)(path), ""))
-            except ValueError as damage:  # or of another format version
-                found.append(Entry(int(path.name), path, None, str(damage)))
+            except (ValueError, FileNotFoundError) as problem:
+                if path.exists():  # else the run has just deleted it
+                    kind = "DAMAGED" if isinstance(problem, DamagedCheckpoint) else "NOT READABLE"
+                    found.append(Entry(int(path.name), path, None, f"{kind}: {problem}"))
     if not found:
         raise FileNotFoundError(f"{directory} has no complete checkpoint")
     return found
@@ -47,7 +49,7 @@ def listing(directory: str | Path) -> Iterator[str]:
     yield f"{'step':>10}{'tokens':>18}{'size':>14}{'averaged':>10}  {'config':14}phase/stage"
     for each in found:
         if each.manifest is None:
-            yield f"{each.step:>10,}  damaged: {each.damage}"
+            yield f"{each.step:>10,}  {each.problem}"
             continue
         meta, size = each.manifest.meta, sum(size for size, _ in each.manifest.files.values())
         cursor, phases = meta["cursor"], meta["run"]["phases"]
@@ -64,12 +66,12 @@ def verdicts(directory: str | Path) -> tuple[list[str], bool]:
     """The lines of `llama3 checkpoint verify`, and whether every file of every checkpoint is as it was written."""
     found = entries(directory, hashes=True)
     lines = [
-        f"step {each.step:,}: DAMAGED: {each.damage}"
+        f"step {each.step:,}: {each.problem}"
         if each.manifest is None
         else f"step {each.step:,}: sound, {len(each.manifest.files)} files and {len(each.manifest.arrays)} arrays"
         for each in found
     ]
-    return lines, not any(each.damage for each in found)
+    return lines, not any(each.problem for each in found)
 
 
 def config_hash(manifest: Manifest) -> str:

@@ -46,7 +46,7 @@ CHECKPOINT = """Looks at the checkpoints of a run directory; changes nothing.
 BENCH = """Measures our training step on this machine, round by round beside a bare jax step and, where they are installed,
 transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
 
-  llama3 bench train                                              41M parameters, rows of one document
+  llama3 bench train                                              58M parameters, rows of one document
   llama3 bench train bench_packed                                 rows of many documents, cut anew in every batch
   llama3 bench train bench_8b                                     on an accelerator
   JAX_NUM_CPU_DEVICES=4 llama3 bench train mesh.data=2 mesh.model=2"""

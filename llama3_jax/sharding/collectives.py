@@ -22,7 +22,7 @@ class Collective(NamedTuple):
     dtype: str
     """As HLO writes it: f32, bf16, s32 ..."""
     shape: tuple[int, ...]
-    """Of a device's operand, or of its result; the larger of the two is what a group holds together."""
+    """Of its result on a device; of its operand where it is asynchronous."""
     loops: int
     """How many loops it is inside of."""
 
@@ -42,8 +42,10 @@ def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
         for line in lines:
             if match := _INSTRUCTION.search(line):
                 kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else match["kind"]
-                axes = _axes(_groups(line, math.prod(mesh.values())), mesh)
+                axes = _axes(_groups(line, math.prod(mesh.values())), mesh, whole=kind != "collective-permute")
                 arrays = _ARRAY.findall(match["types"])[: match["operands"].count("%")]
+                if not arrays:
+                    raise ValueError(f"cannot read what this collective moves: {line.strip()[:300]}")
                 found += [Collective(kind, axes, dtype, _shape(dims), loops[name]) for dtype, dims in arrays]
     return found
 
@@ -82,6 +84,8 @@ def _groups(line: str, num_devices: int) -> np.ndarray:
     """[groups, members] of device numbers, from any of the ways HLO writes them."""
     if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", line):
         return np.array([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", listed[1])])
+    if "replica_groups={}," in line:
+        return np.arange(num_devices)[None]
     if iota := re.search(rf"replica_groups=\[([\d,]+)\]<={_ORDER}", line):
         return _ordered(num_devices, iota[2], iota[3]).reshape(_shape(iota[1]))
     if named := re.search(rf"replica_groups=mesh\[(.*?)\](?:, device_ids=\({_ORDER}\))? \{{(.*?)\}}", line):
@@ -102,9 +106,10 @@ def _ordered(num_devices: int, dims: str | None, transposed: str | None) -> np.n
     return (devices.transpose(_shape(transposed)) if transposed else devices).reshape(-1)
 
 
-def _axes(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
-    places = np.unravel_index(groups[0], tuple(mesh.values()))
-    axes = tuple(axis for axis, place in zip(mesh, places, strict=True) if len(set(place.tolist())) > 1)
-    if math.prod(mesh[axis] for axis in axes) != groups.shape[1]:
+def _axes(groups: np.ndarray, mesh: Mapping[str, int], *, whole: bool) -> tuple[str, ...]:
+    """Args: whole: whether a group has every device of its axes."""
+    places = np.unravel_index(groups, tuple(mesh.values()))
+    axes = tuple(axis for axis, place in zip(mesh, places, strict=True) if np.any(place != place[:, :1]))
+    if whole and math.prod(mesh[axis] for axis in axes) != groups.shape[1]:
         raise ValueError(f"devices {groups[0].tolist()} are not all those of some axes of the mesh {dict(mesh)}")
     return axes

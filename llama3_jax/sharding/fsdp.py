@@ -1,4 +1,7 @@
-"""What becomes of a weight that was gathered over the data axis for the forward pass; readable before any device is touched."""
+"""What becomes of a weight that was gathered, over the data and sequence axes, for the forward pass.
+
+Readable before any device is touched.
+"""
 
 from __future__ import annotations
 

@@ -20,8 +20,6 @@ from llama3_jax.train.adamw import AdamW
 from llama3_jax.train.objective import Objective
 from llama3_jax.train.step import TrainState, make_step
 
-_LOWERED_FOR = {"gpu": "cuda"}
-
 
 def abstract_state(model: ModelConfig, optimizer: AdamW, mesh: Mesh) -> TrainState:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -43,10 +41,17 @@ def compile_step(objective: Objective, optimizer: AdamW, state: TrainState, shap
         shape: of the batch.
     """
     rate = _on(mesh, (), jnp.float32, None)
-    platform = mesh.devices.flat[0].platform
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         step = jax.jit(make_step(objective, optimizer), donate_argnums=0).trace(state, abstract_batch(shape, mesh), rate)
-        return step.lower(lowering_platforms=(_LOWERED_FOR.get(platform, platform),)).compile()
+        return step.lower(**_platform(mesh)).compile()
+
+
+def _platform(mesh: Mesh) -> dict[str, tuple[str]]:
+    """What jax must be told of devices that are not here; the GPU among them is NVIDIA's."""
+    device = mesh.devices.flat[0]
+    if device in jax.devices():
+        return {}
+    return {"lowering_platforms": ({"gpu": "cuda"}.get(device.platform, device.platform),)}
 
 
 def bytes_per_device(state: TrainState) -> int:

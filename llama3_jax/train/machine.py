@@ -6,6 +6,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llama3_jax.model.precision import Precision
 
@@ -16,18 +17,16 @@ REPEATS = 5
 def matmul_flops_per_s(precision: Precision) -> float:
     """The best of a few square matmuls, FLOP/s: the practical ceiling of one accelerator, or of the whole CPU.
 
-    Devices that are emulated on a CPU share it, so they work on the matmul together, each on its rows.
+    Devices that are emulated on a CPU share it, so they work on the matmul together, each on its rows. Not to be called
+    where a mesh is set: there jax would spread each product over the mesh.
     """
     first = jax.devices()[0]
     size, devices = (CPU_SIZE, jax.local_devices()) if first.platform == "cpu" else (ACCELERATOR_SIZE, [first])
     rows = -(-size // len(devices))
     multiply = jax.jit(jnp.matmul)
 
-    def random(device: jax.Device, shape: tuple[int, int]) -> jax.Array:
-        with jax.default_device(device):
-            return jax.random.normal(jax.random.key(0), shape, jnp.float32).astype(precision.dtype)
-
-    operands = [(random(device, (rows, size)), random(device, (size, size))) for device in devices]
+    values = np.random.default_rng(0).standard_normal((size, size), np.float32).astype(jnp.dtype(precision.dtype))
+    operands = [(jax.device_put(values[:rows], device), jax.device_put(values, device)) for device in devices]
 
     def seconds() -> float:
         started = time.perf_counter()

@@ -45,7 +45,7 @@ def test_the_report(result, capsys, monkeypatch):
     assert re.search(r"matmul peak: \d+ GFLOP/s", report)
     for remat in Remat:
         assert re.search(rf"^  {remat.value} +\d+ MiB", report, re.M)
-    assert re.search(r"a layer +all-gather +data +14$", report, re.M)
+    assert re.search(r"in a loop +all-gather +data +14$", report, re.M)
 
 
 @pytest.mark.parametrize("axes, why", [({}, "not installed"), ({"data": 2}, "one device only")])

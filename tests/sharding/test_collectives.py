@@ -107,6 +107,14 @@ def test_every_way_to_write_groups_is_read(groups, axes):
     ]
 
 
+def test_a_permute_moves_along_an_axis_and_no_groups_are_all_devices():
+    pairs = "{{0,1},{1,2},{2,3},{3,0},{4,5},{5,6},{6,7},{7,4}}"
+    permute = f"  %p = f32[4]{{0}} collective-permute(%x), channel_id=1, source_target_pairs={pairs}"
+    everyone = "  %s = f32[] all-reduce(%x), replica_groups={}, to_apply=%add"
+    found = collectives(f"ENTRY %main (a: f32[4]) -> f32[4] {{\n{permute}\n{everyone}\n}}\n", {"data": 2, "model": 4})
+    assert [(one.kind, one.axes) for one in found] == [("collective-permute", ("model",)), ("all-reduce", ("data", "model"))]
+
+
 @pytest.mark.parametrize(
     "groups, message", [("{{0,3},{1,2}}", "not all those of some axes"), ("<new>", "cannot read the devices")]
 )
