@@ -13,6 +13,9 @@ from llama3_jax.bench.contender import Contender
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """How far the losses of the first step, relative, may be apart; more is another model."""
 
+SETTLE_S = 0.5
+"""Before each step: the threads of another runtime spin for a while after their work and would take time from the next."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -45,6 +48,7 @@ def compare(
         peaks.append(matmul_flops_per_s())
         turn = number % len(contenders)
         for each in [*contenders[turn:], *contenders[:turn]]:
+            time.sleep(SETTLE_S)
             started = time.perf_counter()
             loss = each.step(batch)
             if number:

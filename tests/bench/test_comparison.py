@@ -5,8 +5,14 @@ import time
 import numpy as np
 import pytest
 
+from llama3_jax.bench import measure
 from llama3_jax.bench.measure import compare
 from llama3_jax.bench.rows import random_batch, visible_keys
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(measure, "SETTLE_S", 0)
 
 
 class Fake:
