@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from llama3_jax.batches.batch import Batch
-from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.train.adamw import AdamW
@@ -35,10 +34,7 @@ class TorchStep:
         self._device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
         self._low = precision is Precision.BFLOAT16
         transformers.logging.set_verbosity_error()
-        self._model = transformers.LlamaForCausalLM(_their_config(model.cfg)).to(self._device, torch.float32)
-        self._model.load_state_dict(
-            {name: torch.from_numpy(value) for name, value in _their_weights(model).items()}, strict=False
-        )
+        self._model = hugging_face(model, "sdpa").to(self._device)
         self._forward = torch.compile(self._model) if compiled else self._model
         scales = [p for p in self._model.parameters() if p.ndim == 1]
         matrices = [p for p in self._model.parameters() if p.ndim > 1]
@@ -77,9 +73,12 @@ class TorchStep:
         return value
 
 
-def _their_config(cfg: ModelConfig):
+def hugging_face(model: Transformer, attention: str):
+    """`LlamaForCausalLM` in float32 with the same parameters. Args: attention: their `attn_implementation`."""
+    import torch
     import transformers
 
+    cfg = model.cfg
     rope = {"rope_type": "default", "rope_theta": cfg.rope_theta}
     if (scaling := cfg.rope_scaling) is not None:
         rope |= {
@@ -87,31 +86,42 @@ def _their_config(cfg: ModelConfig):
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_context_length,
         }  # fmt: skip
-    return transformers.LlamaConfig(
-        vocab_size=cfg.vocab_size, hidden_size=cfg.model_dim, intermediate_size=cfg.ffw_dim,
-        num_hidden_layers=cfg.num_layers, num_attention_heads=cfg.num_heads, num_key_value_heads=cfg.num_kv_heads,
-        head_dim=cfg.head_dim, max_position_embeddings=cfg.longest_sequence, rms_norm_eps=cfg.norm_eps,
-        rope_parameters=rope, tie_word_embeddings=cfg.tie_embeddings, attn_implementation="sdpa",
-    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=cfg.vocab_size, hidden_size=cfg.model_dim, intermediate_size=cfg.ffw_dim,
+            num_hidden_layers=cfg.num_layers, num_attention_heads=cfg.num_heads, num_key_value_heads=cfg.num_kv_heads,
+            head_dim=cfg.head_dim, max_position_embeddings=cfg.longest_sequence, rms_norm_eps=cfg.norm_eps,
+            rope_parameters=rope, tie_word_embeddings=cfg.tie_embeddings, attn_implementation=attention,
+        )
+    ).float()  # fmt: skip
+    state = {name: torch.from_numpy(value.copy()) for name, value in in_their_layout(model).items()}
+    if cfg.tie_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    theirs.load_state_dict(state, strict=True)
+    return theirs
 
 
-def _their_weights(model: Transformer) -> dict[str, np.ndarray]:
-    """Hugging Face keeps a matrix as [out, in], one layer at a time."""
+def in_their_layout(tree: Transformer) -> dict[str, np.ndarray]:
+    """Parameters, or their gradients, under Hugging Face's names: a matrix is [out, in], and each layer is apart."""
+    cfg, attention, ffw = tree.cfg, tree.blocks.attention, tree.blocks.feed_forward
 
-    attention, ffw = model.blocks.attention, model.blocks.feed_forward
-    named = {"model.embed_tokens.weight": np.array(model.embedding[...]), "model.norm.weight": np.array(model.final_norm[...])}
-    if model.head is not None:
-        named["lm_head.weight"] = np.array(np.asarray(model.head[...]).T)
-    for layer in range(model.cfg.num_layers):
-        of = f"model.layers.{layer}."
-        named |= {
-            of + "input_layernorm.weight": np.array(model.blocks.attention_norm[layer]),
-            of + "post_attention_layernorm.weight": np.array(model.blocks.ffw_norm[layer]),
+    def into_heads(leaf, layer):
+        return np.asarray(leaf[layer]).reshape(cfg.model_dim, -1).T
+
+    named = {"model.embed_tokens.weight": np.asarray(tree.embedding[...]), "model.norm.weight": np.asarray(tree.final_norm[...])}
+    if tree.head is not None:
+        named["lm_head.weight"] = np.asarray(tree.head[...]).T
+    for layer in range(cfg.num_layers):
+        of = {
+            "input_layernorm": np.asarray(tree.blocks.attention_norm[layer]),
+            "post_attention_layernorm": np.asarray(tree.blocks.ffw_norm[layer]),
+            "self_attn.q_proj": into_heads(attention.w_q, layer),
+            "self_attn.k_proj": into_heads(attention.w_k, layer),
+            "self_attn.v_proj": into_heads(attention.w_v, layer),
+            "self_attn.o_proj": np.asarray(attention.w_o[layer]).reshape(-1, cfg.model_dim).T,
+            "mlp.gate_proj": np.asarray(ffw.w_gate[layer]).T,
+            "mlp.up_proj": np.asarray(ffw.w_up[layer]).T,
+            "mlp.down_proj": np.asarray(ffw.w_down[layer]).T,
         }
-        for name, leaf in {"q": attention.w_q, "k": attention.w_k, "v": attention.w_v}.items():
-            named[f"{of}self_attn.{name}_proj.weight"] = np.array(np.asarray(leaf[layer]).reshape(model.cfg.model_dim, -1).T)
-        o = np.asarray(attention.w_o[layer])
-        named[of + "self_attn.o_proj.weight"] = np.array(o.reshape(-1, model.cfg.model_dim).T)
-        for name, leaf in {"gate": ffw.w_gate, "up": ffw.w_up, "down": ffw.w_down}.items():
-            named[f"{of}mlp.{name}_proj.weight"] = np.array(np.asarray(leaf[layer]).T)
+        named |= {f"model.layers.{layer}.{name}.weight": value for name, value in of.items()}
     return named
