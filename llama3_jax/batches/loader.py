@@ -8,8 +8,7 @@ Shape letters: A micro-batches, B rows of a micro-batch, S positions.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import grain
 import jax
@@ -17,65 +16,33 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from llama3_jax.batches.batch import Batch
-from llama3_jax.batches.permutation import permutation
 from llama3_jax.batches.rows import pack
-from llama3_jax.batches.shuffle import ShuffledStream
 from llama3_jax.batches.timeline import Span
 
 READ_THREADS = 2
 PREFETCH_BATCHES = 4
 
 
-SHUFFLED_ROWS = 1 << 16
-"""Rows of a source that are shuffled among themselves.
-
-The last of three shuffles: a stream shuffles documents, so that a row does not hold neighbours of the crawl; blocks of it
-are shuffled, so that a stage draws on the whole source; and the rows of a stage, so that a batch is not one block.
-"""
-
-
 class StageRows:
-    """Random access to the rows of a stage: `rows[k]` is a `Batch` of [S] arrays.
+    """Random access to the rows of a stage: `rows[k]` is a `Batch` of [S] arrays."""
 
-    A source's part of the stage is one stretch of its stream, cut into rows whose order is then shuffled.
-    """
-
-    def __init__(self, span: Span, streams: Sequence[ShuffledStream], *, seed: int):
+    def __init__(self, span: Span):
         self._span = span
-        self._streams = streams
-        self._seed = seed
-        self._counts = span.mix.counts(len(self))
-        self._order = functools.lru_cache(maxsize=2 * len(streams))(self._order_block)
+        self._stretches = list(span.stretches.values())
 
     def __len__(self) -> int:
         return self._span.num_steps * self._span.stage.num_rows
 
     def __getitem__(self, row: int) -> Batch:
-        length = self._span.stage.sequence_length
         source, ordinal = self._span.mix.locate(row)
-        block, offset = divmod(ordinal, SHUFFLED_ROWS)
-        ordinal = block * SHUFFLED_ROWS + int(self._order(source, block)[offset])
-        pieces = self._streams[source].row(self._span.positions[source] + ordinal * length, length)
-        return pack(pieces, length, source)
-
-    def _order_block(self, source: int, block: int) -> np.ndarray:
-        size = min(SHUFFLED_ROWS, int(self._counts[source]) - block * SHUFFLED_ROWS)
-        return permutation(size, "rows", self._seed, self._span.first_step, source, block)
+        return pack(self._stretches[source][ordinal], self._span.stage.sequence_length, source)
 
 
-def stage_batches(
-    span: Span, streams: Sequence[ShuffledStream], sharding: NamedSharding, *, microbatches: int, seed: int, first_step: int
-) -> Iterator[Batch]:
+def stage_batches(span: Span, sharding: NamedSharding, *, microbatches: int, first_step: int) -> Iterator[Batch]:
     """The global batches [A, B, S] of `span` from step `first_step` of the run on, each placed as `sharding` says."""
     stage = span.stage
     shape = (microbatches, stage.num_rows // microbatches, stage.sequence_length)
-    mine = _local_rows(sharding, shape)
-
-    def assemble(step: int) -> Batch:
-        """This process's rows of a step: numpy [A, its B, S]."""
-        first = (step - span.first_step) * stage.num_rows
-        loaded = [rows[first + a * shape[1] + b] for a in range(shape[0]) for b in mine]
-        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(shape[0], len(mine), shape[2]), *loaded)
+    mine = rows_of(sharding.addressable_devices, sharding, shape)
 
     def place(local: np.ndarray) -> jax.Array:
         def piece(index: tuple[slice, ...]) -> np.ndarray:
@@ -84,14 +51,27 @@ def stage_batches(
 
         return jax.make_array_from_callback(shape, sharding, piece)
 
-    rows = StageRows(span, streams, seed=seed)
-    steps = grain.MapDataset.range(first_step, span.end_step).map(assemble)
-    options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCH_BATCHES)
-    for batch in steps.to_iter_dataset(options):
+    for batch in local_batches(span, mine, microbatches=microbatches, first_step=first_step):
         yield jax.tree.map(place, batch)
 
 
-def _local_rows(sharding: NamedSharding, shape: tuple[int, ...]) -> range:
-    """The rows of a micro-batch that this process's devices hold between them."""
-    bounds = [index[1].indices(shape[1])[:2] for index in sharding.addressable_devices_indices_map(shape).values()]
+def local_batches(span: Span, mine: range, *, microbatches: int, first_step: int) -> Iterable[Batch]:
+    """The rows `mine` of each micro-batch of the batches of `span`, numpy [A, len(mine), S], read ahead by threads."""
+    stage, rows = span.stage, StageRows(span)
+    in_microbatch = stage.num_rows // microbatches
+
+    def assemble(step: int) -> Batch:
+        first = (step - span.first_step) * stage.num_rows
+        loaded = [rows[first + a * in_microbatch + b] for a in range(microbatches) for b in mine]
+        shape = (microbatches, len(mine), stage.sequence_length)
+        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(shape), *loaded)
+
+    steps = grain.MapDataset.range(first_step, span.end_step).map(assemble)
+    return steps.to_iter_dataset(grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCH_BATCHES))
+
+
+def rows_of(devices: Iterable[jax.Device], sharding: NamedSharding, shape: tuple[int, ...]) -> range:
+    """The rows of a micro-batch that these devices of `sharding` hold between them."""
+    places = sharding.devices_indices_map(shape)
+    bounds = [places[device][1].indices(shape[1])[:2] for device in devices]
     return range(min(low for low, _ in bounds), max(high for _, high in bounds))

@@ -17,18 +17,28 @@ class Mix:
     """Row k of a stage is row `ordinal` of source `locate(k)`, with the sources spread evenly by weight."""
 
     def __init__(self, weights: Mapping[str, float], sources: Sequence[str]):
-        """Raises: ValueError if a weight names no source of the run."""
+        """Neither the order of `sources` nor one more that has no weight changes which rows a source gets.
+
+        Raises: ValueError if a weight names no source of the run.
+        """
         for name in weights:
             if name not in sources:
                 raise ValueError(f"the mix names source {name!r}, the data has {', '.join(sources)}; rename or remove it")
-        share_C = np.array([weights.get(name, 0.0) for name in sources], np.float64)
+        self._sources = tuple(sources)
+        by_name = sorted(range(len(sources)), key=lambda c: sources[c])
+        share_C = np.array([weights.get(sources[c], 0.0) for c in by_name], np.float64)
         slots_C = _apportion(share_C / share_C.sum())
-        ideal = [((np.arange(slots) + 0.5) / slots, np.full(slots, c)) for c, slots in enumerate(slots_C) if slots]
-        place_P, source_P = (np.concatenate(column) for column in zip(*ideal, strict=True))
-        self._source_P = source_P[np.lexsort((source_P, place_P))]
+        ideal = [((np.arange(slots) + 0.5) / slots, np.full(slots, rank)) for rank, slots in enumerate(slots_C) if slots]
+        place_P, rank_P = (np.concatenate(column) for column in zip(*ideal, strict=True))
+        self._source_P = np.array(by_name)[rank_P[np.lexsort((rank_P, place_P))]]
         before_PC = np.zeros((PERIOD + 1, len(sources)), np.int64)
         np.cumsum(self._source_P[:, None] == np.arange(len(sources)), axis=0, out=before_PC[1:])
         self._before_PC = before_PC
+
+    @property
+    def slots(self) -> dict[str, int]:
+        """Rows of each source that has any, in a period of `PERIOD` rows."""
+        return {name: int(n) for name, n in sorted(zip(self._sources, self._before_PC[-1], strict=True)) if n}
 
     def locate(self, row: int) -> tuple[int, int]:
         """(number of the source, rows of that source before this one)."""

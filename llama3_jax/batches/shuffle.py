@@ -26,7 +26,7 @@ class ShuffledStream:
     def __init__(self, stream: TokenStream, *, seed: int | str, block: int, window: int = WINDOW):
         self.stream = stream
         self._seed = seed
-        self._block = block
+        self.block = block
         self._window = window
         self._order = functools.lru_cache(maxsize=8)(self._order_window)
 
@@ -50,14 +50,14 @@ class ShuffledStream:
     def _locate(self, position: int) -> tuple[int, int]:
         """(position in the stream, tokens from there to the end of the block)."""
         epoch, offset = divmod(position, self.stream.num_tokens)
-        number, inside = divmod(offset, self._block)
-        if number < self.stream.num_tokens // self._block:
+        number, inside = divmod(offset, self.block)
+        if number < self.stream.num_tokens // self.block:
             window, slot = divmod(number, self._window)
             number = window * self._window + int(self._order(epoch, window)[slot])
-        start = number * self._block
-        end = min(start + self._block, self.stream.num_tokens)
+        start = number * self.block
+        end = min(start + self.block, self.stream.num_tokens)
         return epoch * self.stream.num_tokens + start + inside, end - start - inside
 
     def _order_window(self, epoch: int, window: int) -> np.ndarray:
-        size = min(self._window, self.stream.num_tokens // self._block - window * self._window)
+        size = min(self._window, self.stream.num_tokens // self.block - window * self._window)
         return permutation(size, "blocks", self._seed, epoch, window)

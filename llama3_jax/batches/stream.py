@@ -71,6 +71,19 @@ class TokenStream:
             count -= piece.size
         return pieces
 
+    def ends(self, position: int) -> np.ndarray:
+        """int64: the positions at which documents end, from the one at `position` on to the end of its window."""
+        epoch, offset = divmod(position, self.num_tokens)
+        window, inside = self._windows(epoch).find(offset)
+        ends = self._documents(epoch, window).end
+        return position - inside + ends[np.searchsorted(ends, inside, side="right") :]
+
+    def document_start(self, position: int) -> int:
+        """The position at which the document at `position` begins."""
+        epoch, offset = divmod(position, self.num_tokens)
+        window, inside = self._windows(epoch).find(offset)
+        return position - self._documents(epoch, window).find(inside)[1]
+
     def documents_cut(self, length: int) -> float:
         """Share of the documents of the first window that rows of `length` positions cut in two or more."""
         order = self._documents(0, self._windows(0).item[0])

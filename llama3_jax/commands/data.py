@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama3_jax.batches.shards import Shards, open_shards
-from llama3_jax.batches.shuffle import ShuffledStream
+from llama3_jax.batches.source import Source
 from llama3_jax.batches.stream import TokenStream
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.curation.corpus import prepare_corpus
@@ -22,7 +22,7 @@ TOKENIZER = "tokenizer.model"
 @dataclass(frozen=True, kw_only=True)
 class RunData:
     tokenizer: Tokenizer
-    train: Mapping[str, ShuffledStream]
+    train: Mapping[str, Source]
     held_out: Mapping[str, TokenStream]
     fingerprints: Mapping[str, str]
     """Source -> digest of its training shards; batches are a function of them."""
@@ -55,13 +55,14 @@ def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> 
         }
         for split in (train, held_out)
     )
-    streams = {
-        name: ShuffledStream(TokenStream(shards, seed=f"{run.seed}/{name}"), seed=f"{run.seed}/{name}", block=run.longest_row)
+    sources = {
+        name: run.packing.source(TokenStream(shards, seed=seed), seed=seed, longest_row=run.longest_row)
         for name, shards in train.items()
+        for seed in (f"{run.seed}/{name}",)
     }
     return RunData(
         tokenizer=tokenizer,
-        train=streams,
+        train=sources,
         held_out={name: TokenStream(shards, seed=None) for name, shards in held_out.items()},
         fingerprints={name: _fingerprint(shards) for name, shards in train.items()},
     )

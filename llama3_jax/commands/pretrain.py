@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import zip_longest
 from pathlib import Path
 
 from llama3_jax.batches.loader import stage_batches
@@ -16,6 +17,7 @@ from llama3_jax.commands.result import TrainResult
 from llama3_jax.commands.run import TrainRun, changes
 from llama3_jax.commands.run_directory import CHECKPOINTS
 from llama3_jax.commands.sampler import Sampler, shown
+from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.evaluate.held_out import HeldOutText
 from llama3_jax.sharding.axes import make_mesh
@@ -35,6 +37,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         data = open_data(run, directory, say)
     with goodput.span("start_up"):
         recipe = _recipe(run, data)
+        summary.require_epochs(run, recipe, data)
         meta = {"run": to_mapping(run), "tokenizer": data.tokenizer.fingerprint, "data": dict(data.fingerprints)}
         store = CheckpointStore(directory / CHECKPOINTS, keep_last=run.checkpoint.keep_last, keep_every=run.checkpoint.keep_every)
         store.clear_leftovers()
@@ -69,7 +72,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
             store=store, save_every=run.checkpoint.every_steps, journal=journal, progress=progress, say=say,
             goodput=goodput, preemption=preemption,
             batches=lambda span, sharding, microbatches, step: stage_batches(
-                span, list(data.train.values()), sharding, microbatches=microbatches, seed=run.seed, first_step=step
+                span, sharding, microbatches=microbatches, first_step=step
             ),
             evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
             sample=sample, sample_every=run.samples.every_steps,
@@ -89,9 +92,8 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
 
 
 def _recipe(run: TrainRun, data: RunData) -> Recipe:
-    sizes = {name: stream.num_tokens for name, stream in data.train.items()}
     return Recipe(
-        model=run.model, phases=run.phases, spans=timeline([phase.stages for phase in run.phases], sizes=sizes),
+        model=run.model, phases=run.phases, spans=timeline([phase.stages for phase in run.phases], data.train),
         optimizer=run.optimizer, mesh=run.mesh, seed=run.seed, precision=run.precision, attention=run.attention,
         max_skipped_steps=run.max_skipped_steps,
     )  # fmt: skip
@@ -102,19 +104,30 @@ def _resumed_step(resume: tuple[Path, Manifest] | None, recipe: Recipe, meta: di
     if resume is None:
         return 0
     path, manifest = resume
-    differs = changes(manifest.meta.get("run", {}), meta["run"])
-    if manifest.meta.get("tokenizer") != meta["tokenizer"]:
-        differs.append("the tokenizer")
-    if manifest.meta.get("data") != meta["data"]:
-        differs.append("the token shards it was trained on (batches would not go on where they were)")
-    if differs:
+    if differs := _differences(manifest, recipe, meta):
         raise ValueError(
             "\n  ".join([f"{path} is of another run; move it away, or choose another name=... It differs in", *differs])
         )
-    cursor, step = manifest.meta["cursor"], manifest.step
-    span = next(span for span in recipe.spans if span.first_step < step <= span.end_step)
-    assert cursor["positions"] == list(span.source_positions(step)), f"{path} stands elsewhere in the data: {cursor}"
-    return step
+    return manifest.step
+
+
+def _differences(manifest: Manifest, recipe: Recipe, meta: dict) -> list[str]:
+    """What keeps a run from going on from a checkpoint: its config, its tokenizer, its data, the stages it has trained."""
+    before = manifest.meta
+    begun = before.get("cursor", {}).get("begun", [])
+    differs = changes(before.get("run", {}), meta["run"], begun)
+    if before.get("tokenizer") != meta["tokenizer"]:
+        differs.append("the tokenizer")
+    for name, digest in before.get("data", {}).items():
+        if meta["data"].get(name) != digest:
+            differs.append(f"the token shards of source {name} (batches would not go on where they were)")
+    if not differs:
+        differs = [
+            f"stage {past['stage']}, which is trained: {line}"
+            for past, now in zip_longest(begun, recipe.begun(manifest.step), fillvalue={})
+            for line in difference(past, now)
+        ]
+    return differs
 
 
 def _looked_at(directory: Path, step: int) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
+from llama3_jax.batches.packing import Packing
 from llama3_jax.batches.shards import Shards
 from llama3_jax.checkpoint.retention import Retention
 from llama3_jax.commands.placement import misfits_of_model, misfits_of_rows
@@ -44,6 +46,11 @@ class TrainRun:
     seed: int
     """Of the initial parameters and the order of documents."""
     data: Corpus | Shards
+    packing: Packing = Packing.CONCATENATE
+    """How documents become rows."""
+    max_epochs: Mapping[str, float] | None = None
+    """Times that a source may be read in the whole run; more is an error before training. A source that is not named has
+    no limit."""
     model: ModelConfig
     phases: tuple[Phase, ...]
     optimizer: AdamW
@@ -76,6 +83,11 @@ class TrainRun:
                 raise ValueError(f"phases has a phase/stage named {name!r}; use letters, digits, '_', '.', '-'")
             if names.count(name) > 1:
                 raise ValueError(f"phases has {name} {names.count(name)} times; give each stage of a phase its own name")
+        for source, limit in (self.max_epochs or {}).items():
+            if source not in self.sources:
+                raise ValueError(f"max_epochs names source {source!r}; the data has {', '.join(self.sources)}")
+            if not limit > 0:
+                raise ValueError(f"max_epochs.{source}={limit}; use a positive number, or leave the source out for no limit")
         problems = [problem for phase in self._placed() for problem in self._misfits(*phase)]
         if problems:
             raise ValueError("; ".join(dict.fromkeys(problems)))
@@ -128,12 +140,35 @@ class TrainRun:
 
 
 _MAY_CHANGE = re.compile(
-    r"(name|mesh|attention|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
+    r"(name|mesh|attention|max_epochs|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
     r"|phases\[\d+\]\.(mesh|remat|fsdp|stages\[\d+\]\.rows_per_group))(?![\w])"
 )
 """Values that may differ when a run is continued: they change how it is run and seen, not what it computes."""
 
 
-def changes(before: dict, after: dict) -> list[str]:
-    """What keeps two configs (as plain mappings) from being one run: `model.ffw_dim: 64 -> 96` and so on."""
+def changes(before: dict, after: dict, begun: Sequence[Mapping] = ()) -> list[str]:
+    """What keeps two configs (as plain mappings) from being one run: `model.ffw_dim: 64 -> 96` and so on.
+
+    Args: begun: records of the stages that are trained, the last perhaps in part; what only comes after them may differ:
+        sources that are added, the mix of a later stage, everything of a later phase.
+    """
+    if begun:
+        before = {**before, "data": _with_added_sources(before["data"], after["data"])}
+        before["phases"] = _with_later_stages(before["phases"], after["phases"], begun[-1]["phase"], begun[-1]["stage"])
     return [line for line in difference(before, after) if not _MAY_CHANGE.match(line)]
+
+
+def _with_added_sources(before: dict, after: dict) -> dict:
+    by_source = [key for key in ("sources", "train", "held_out") if key in before and key in after]
+    return {**before, **{key: {**after[key], **before[key]} for key in by_source}}
+
+
+def _with_later_stages(before: list[dict], after: list[dict], phase: int, stage: str) -> list[dict]:
+    """`before` with the phases after number `phase`, and the mixes after its stage `stage`, of `after`."""
+    if len(after) <= phase:
+        return before
+    current, seen, stages = before[phase], False, []
+    for old, new in zip_longest(current["stages"], after[phase]["stages"][: len(current["stages"])]):
+        stages.append({**old, "mix": new["mix"]} if seen and new else old)
+        seen = seen or old["name"] == stage
+    return [*before[:phase], {**current, "stages": stages}, *after[phase + 1 :]]

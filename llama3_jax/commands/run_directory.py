@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llama3_jax.checkpoint.manifest import read_manifest
 from llama3_jax.commands.run import TrainRun, changes
 from llama3_jax.config.errors import ConfigError
 from llama3_jax.config.load import Loaded, load
@@ -75,6 +77,15 @@ def full_disk_named(directory: Path) -> Iterator[None]:
         ) from error
 
 
+def _begun(directory: Path) -> list[dict]:
+    """The stages that the newest readable checkpoint is of."""
+    for path in sorted(directory.glob(f"{CHECKPOINTS}/*"), reverse=True):
+        with contextlib.suppress(ValueError):
+            if path.name.isdigit():
+                return read_manifest(path).meta.get("cursor", {}).get("begun", [])
+    return []
+
+
 def _require_ours(directory: Path, run: Loaded[TrainRun]) -> None:
     found = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     begun = any((directory / name).exists() for name in BEGUN)
@@ -90,6 +101,6 @@ def _require_ours(directory: Path, run: Loaded[TrainRun]) -> None:
         before = load(TrainRun, directory / CONFIG).value
     except ConfigError as error:
         raise ValueError(f"{directory / CONFIG} is not a config of this version of llama3_jax: {error}; {remedy}") from None
-    changed = changes(to_mapping(before), to_mapping(run.value))
+    changed = changes(to_mapping(before), to_mapping(run.value), _begun(directory))
     if changed and begun:
         raise ValueError("\n  ".join([f"{directory} belongs to a run of another config; {remedy}. It differs in", *changed]))

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from llama3_jax.batches.source import Tally
 from llama3_jax.commands.data import TOKENIZER, RunData
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.commands.sampler import shown
@@ -38,16 +39,31 @@ def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float
             f"  {recipe.phases[span.phase].name}/{stage.name}: {span.num_steps:,} steps of {stage.num_rows} x "
             f"{stage.sequence_length:,} tokens, {span.end_token - span.first_token:,} tokens"
         )
-    last = recipe.spans[-1]
-    ends = last.source_positions(last.end_step)
-    for (name, stream), tokens in zip(data.train.items(), ends, strict=True):
-        documents = stream.stream
+    yield f"data: packing {run.packing.value}"
+    for name, source in data.train.items():
+        tokens = recipe.spans[-1].stretches[name].end
+        limit = (run.max_epochs or {}).get(name)
+        tally = sum((span.stretches[name].tally for span in recipe.spans), Tally())
         yield (
-            f"  source {name}: {tokens:,} of {stream.num_tokens:,} tokens ({tokens / stream.num_tokens:.2f} epochs), "
-            f"{documents.num_documents:,} documents; packing: no padding, "
-            f"{documents.num_documents / stream.num_tokens:.2%} of positions end a document and have no target, about "
-            f"{documents.documents_cut(run.longest_row):.0%} of documents cut by rows of {run.longest_row:,}"
+            f"  source {name}: {tokens:,} of {source.num_tokens:,} tokens, {tokens / source.num_tokens:.2f} epochs"
+            f"{'' if limit is None else f' of at most {limit:g}'}, {source.stream.num_documents:,} documents; "
+            f"{_packed(tally)}"
         )
+
+
+def require_epochs(run: TrainRun, recipe: Recipe, data: RunData) -> None:
+    """Raises: ValueError naming every source that the schedule reads more often than `max_epochs` allows."""
+    problems = []
+    for name, limit in (run.max_epochs or {}).items():
+        tokens, size = recipe.spans[-1].stretches[name].end, data.train[name].num_tokens
+        if tokens > limit * size:
+            problems.append(
+                f"source {name} would be read {tokens / size:.2f} times ({tokens:,} of {size:,} tokens), max_epochs.{name}="
+                f"{limit:g} allows less; give it more data, a smaller weight in the mix or fewer tokens to train on, or raise "
+                f"max_epochs.{name}"
+            )
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def after(
@@ -92,6 +108,17 @@ PLACES = {
     "config.yaml": "every value of the run and where it came from",
     "log.txt": "what was printed",
 }
+
+
+def _packed(tally: Tally) -> str:
+    """Waste and truncation in words."""
+    if not tally.positions:
+        return "not in any mix"
+    read = max(tally.tokens + tally.dropped, 1)
+    return (
+        f"padding {1 - tally.tokens / tally.positions:.2%} of positions, {tally.dropped / read:.2%} of tokens dropped, "
+        f"{tally.cut:,} of {tally.documents:,} documents cut ({tally.cut / max(tally.documents, 1):.1%})"
+    )
 
 
 def _flops(recipe: Recipe) -> float:

@@ -67,6 +67,10 @@ class Recipe:
         """The train state of a phase as shapes, dtypes and shardings on `mesh`."""
         return abstract_state(self.model_config(phase), self.optimizer, mesh)
 
+    def begun(self, step: int) -> list[dict[str, Any]]:
+        """The records of the stages that the first `step` steps are of."""
+        return [span.record() for span in self.spans if span.first_step < min(step, span.end_step)]
+
     @property
     def num_steps(self) -> int:
         return self.spans[-1].end_step
@@ -334,7 +338,7 @@ class _Loop:
     def _save(self, span: Span, done: int) -> None:
         cursor = {
             "phase": self.phase, "stage": span.stage.name, "step": done, "tokens": self._tokens(span, done),
-            "positions": list(span.source_positions(done)),
+            "rows": span.rows(done), "begun": self.recipe.begun(done),
         }  # fmt: skip
         model, averaged = to_mapping(self.recipe.model_config(self.phase)), self.out.learner.num_averaged
         meta = {**self.around.meta, "model": model, "averaged": averaged, "cursor": cursor}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from llama3_jax.batches.packing import Packing
 from llama3_jax.batches.shuffle import ShuffledStream
 from llama3_jax.batches.stream import TokenStream
 
@@ -39,6 +40,11 @@ def make_stream(lengths, *, first=0, seed=0, num_shards=2, window=1 << 16):
 def make_shuffled(lengths, *, block=1 << 30, **how):
     """A stream shuffled in blocks; by default one block, in the order of the stream."""
     return ShuffledStream(make_stream(lengths, **how), seed=7, block=block)
+
+
+def make_source(lengths, *, packing=Packing.CONCATENATE, longest_row=1 << 30, **how):
+    """A source under a packing policy; when it concatenates, by default in one block, in the order of the stream."""
+    return packing.source(make_stream(lengths, **how), seed="7", longest_row=longest_row)
 
 
 def concatenated(pieces):

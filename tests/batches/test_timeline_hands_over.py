@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
-from numbered_documents import all_rows, make_shuffled
+from numbered_documents import all_rows, concatenated, make_source
+from sized_source import sized
 
 from llama3_jax.batches.loader import StageRows
+from llama3_jax.batches.packing import Packing
+from llama3_jax.batches.source import Tally
 from llama3_jax.batches.stage import Stage
 from llama3_jax.batches.timeline import timeline
 
@@ -16,7 +19,7 @@ def stage(name="s", **given) -> Stage:
 def test_a_stage_ends_at_the_first_step_at_or_after_the_tokens_up_to_it():
     spans = timeline(
         [[stage(tokens=100), stage("t", tokens=60, tokens_per_step=32)], [stage(tokens=64, tokens_per_step=64)]],
-        sizes={"web": 1},
+        sized(web=1),
     )
     assert [(s.phase, s.first_step, s.num_steps, s.end_step) for s in spans] == [(0, 0, 7, 7), (0, 7, 2, 9), (1, 9, 1, 10)]
     # 7 * 16 = 112 >= 100;  112 + 2 * 32 = 176 >= 160;  176 + 64 = 240 >= 224
@@ -24,47 +27,68 @@ def test_a_stage_ends_at_the_first_step_at_or_after_the_tokens_up_to_it():
 
 
 def test_a_count_that_is_a_boundary_is_not_overrun():
-    assert timeline([[stage(tokens=160)]], sizes={"web": 1})[0].num_steps == 10
+    assert timeline([[stage(tokens=160)]], sized(web=1))[0].num_steps == 10
 
 
 def test_a_stage_that_the_one_before_overran_has_no_steps():
     first, second, third = timeline(
-        [[stage(tokens=17, tokens_per_step=64), stage("t", tokens=30), stage("u", tokens=33)]], sizes={"web": 1}
+        [[stage(tokens=17, tokens_per_step=64), stage("t", tokens=30), stage("u", tokens=33)]], sized(web=1)
     )
     assert (first.num_steps, second.num_steps, third.num_steps) == (1, 0, 1)
-    assert third.positions == first.source_positions(1)
+    assert third.stretches["web"].start == first.stretches["web"].end == 64
 
 
 def test_a_mix_stays_until_another_and_begins_with_the_sizes():
-    spans = timeline([[stage(), stage("t", mix={"code": 1.0})], [stage("u")]], sizes={"web": 300, "code": 100})
+    spans = timeline([[stage(), stage("t", mix={"code": 1.0})], [stage("u")]], sized(web=300, code=100))
     assert [span.mix.counts(4).tolist() for span in spans] == [[3, 1], [0, 4], [0, 4]]
     with pytest.raises(ValueError, match="'books'"):
-        timeline([[stage(mix={"books": 1.0})]], sizes={"web": 1})
+        timeline([[stage(mix={"books": 1.0})]], sized(web=1))
 
 
-def test_stages_read_on_where_the_one_before_stopped():
-    streams = [
-        make_shuffled([7, 30, 3, 12] * 40, seed=1, block=32),
-        make_shuffled([9, 5] * 60, first=10_000, seed=1, block=32),
-    ]
+@pytest.mark.parametrize("packing", Packing)
+def test_stages_read_on_where_the_one_before_stopped(packing):
+    lengths = {"web": [7, 30, 3, 12] * 40, "code": [9, 5, 70] * 60}
+    sources = {
+        name: make_source(lengths[name], packing=packing, longest_row=32, first=first, seed=1)
+        for name, first in (("web", 0), ("code", 10_000))
+    }
     spans = timeline(
         [
             [stage(tokens=400, mix={"web": 0.7, "code": 0.3}), stage("t", tokens=500, sequence_length=16, tokens_per_step=64)],
             [stage("u", tokens=300, sequence_length=32, tokens_per_step=64, mix={"web": 0.5, "code": 0.5})],
         ],
-        sizes={"web": streams[0].num_tokens, "code": streams[1].num_tokens},
+        sources,
     )
-    read = [row.tokens for span in spans for row in all_rows(StageRows(span, streams, seed=5))]
-    tokens = np.concatenate(read)
-    assert tokens.size == spans[-1].end_token == np.unique(tokens).size
-    taken = spans[-1].source_positions(spans[-1].end_step)
-    for stream, count in zip(streams, taken, strict=True):
-        assert 0 < count < stream.num_tokens
-    expected = np.concatenate([np.concatenate(s.row(0, n))[:n] for s, n in zip(streams, taken, strict=True)])
-    assert set(tokens.tolist()) == set(expected.tolist())
+    rows = [row for span in spans for row in all_rows(StageRows(span))]
+    tokens = np.concatenate([row.tokens[row.segment_ids > 0] for row in rows])
+    assert tokens.size == np.unique(tokens).size, "nothing is read twice"
+    for number, (name, source) in enumerate(sources.items()):
+        stretches = [span.stretches[name] for span in spans]
+        assert [each.start for each in stretches] == [0, *(each.end for each in stretches[:-1])]
+        assert 0 < stretches[-1].end < source.num_tokens
+        tally = sum((each.tally for each in stretches), Tally())
+        mine = np.concatenate([row.tokens[row.source == number] for row in rows])
+        assert mine.size == tally.tokens
+        counts = [span.mix.counts(span.num_steps * span.stage.num_rows)[number] for span in spans]
+        assert tally.positions == sum(n * span.stage.sequence_length for n, span in zip(counts, spans, strict=True))
+        assert stretches[-1].end == tally.tokens + tally.dropped
+        if packing is Packing.BEST_FIT:
+            assert set(mine.tolist()) == set(concatenated(source.stream.read(0, stretches[-1].end)).tolist())
 
 
-def test_positions_in_the_middle_of_a_stage_add_up():
-    (span,) = timeline([[stage(tokens=16 * 50, mix={"web": 0.7, "code": 0.3})]], sizes={"web": 1, "code": 1})
+def test_rows_in_the_middle_of_a_stage_add_up():
+    (span,) = timeline([[stage(tokens=16 * 50, mix={"web": 0.7, "code": 0.3})]], sized(web=1, code=1))
     for step in (0, 1, 17, 50):
-        assert sum(span.source_positions(step)) == step * 16
+        assert sum(span.rows(step).values()) == step * 2
+
+
+def test_a_source_that_is_added_changes_nothing_before_the_stage_that_names_it():
+    sources = {name: make_source([7, 30, 3] * 40, first=first) for name, first in (("b", 0), ("c", 5000), ("a", 9000))}
+    before = [stage(tokens=400, mix={"b": 0.5, "c": 0.5}), stage("t", tokens=300)]
+    after = [before[0], stage("t", tokens=300, mix={"a": 0.4, "c": 0.6})]
+    one, two = (timeline([stages], {name: sources[name] for name in names}) for stages, names in ((before, "bc"), (after, "acb")))
+    assert one[0].record() == two[0].record()
+    assert [row.tokens.tolist() for row in all_rows(StageRows(one[0]))] == [
+        row.tokens.tolist() for row in all_rows(StageRows(two[0]))
+    ]
+    assert one[1].record() != two[1].record() and two[1].mix.slots.keys() == {"a", "c"}

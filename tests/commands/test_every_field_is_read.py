@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from sized_source import sized
 from tiny_run import write_run
 
 from llama3_jax.checkpoint.store import CheckpointStore
@@ -128,6 +129,8 @@ REFUSED = {
 DONE = {
     "name": ("name=other", "directory"),
     "seed": ("seed=1", "batches"),
+    "packing": ("packing=best_fit", "batches"),
+    "max_epochs": ("max_epochs={tales: 0.01}", "end"),
     "max_skipped_steps": ("max_skipped_steps=1", "end"),
     "data.Shards.tokenizer_path": ("data.tokenizer_path=other.model", "end"),
     "data.Shards.train": ("data.train.tales=[data/lists-train-*.arrayrecord]", "batches"),
@@ -232,7 +235,7 @@ def program(run, phase):
     def compile(lowered):
         raise Reached(lowered.as_text())
 
-    data = SimpleNamespace(train=dict.fromkeys(run.sources, SimpleNamespace(num_tokens=1000)))
+    data = SimpleNamespace(train=sized(**dict.fromkeys(run.sources, 1000)))
     recipe = pretrain._recipe(run, data)
     recipe = replace(recipe, spans=[span for span in recipe.spans if span.phase == phase])
     with pytest.MonkeyPatch.context() as patch:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sized_source import sized
 
 from llama3_jax.batches.timeline import timeline
 from llama3_jax.commands.main import main
@@ -38,7 +39,7 @@ def compose(name: str) -> TrainRun:
 
 
 def spans_of(run: TrainRun):
-    return timeline([phase.stages for phase in run.phases], sizes={source: 1 for source in run.sources})
+    return timeline([phase.stages for phase in run.phases], sized(**dict.fromkeys(run.sources, 1)))
 
 
 def rate_of(run: TrainRun):
