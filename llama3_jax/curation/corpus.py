@@ -26,7 +26,7 @@ from llama3_jax.tokenizer.train_bpe import save_ranks, train_bpe
 TOKENIZER_SAMPLE_BYTES = 2**28
 """The tokenizer learns from at most so much training text, a pseudo-random sample of all sources together."""
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _MARKER = "corpus.json"
 _TOKENIZER = "tokenizer.model"
 _SPLITS = ("train", "held_out")
@@ -115,6 +115,9 @@ def prepare_corpus(cfg: Corpus, directory: Path, *, vocab_size: int, report: Cal
     follows from hashes of their ids. A document held out of one source is held out of every source that has
     its id. The chosen documents of all sources are held in memory.
 
+    A source that `cfg` names beyond those prepared is added, encoded with the tokenizer that is there; the
+    shards of the others stay as they are.
+
     Args:
         vocab_size: ids of the tokenizer: 256 bytes, the merges and 256 special tokens.
         report: given one line at the end of each step.
@@ -127,24 +130,31 @@ def prepare_corpus(cfg: Corpus, directory: Path, *, vocab_size: int, report: Cal
     config = _plain(cfg) | {"vocab_size": vocab_size}
     if (directory / _MARKER).exists():
         marker = _read_marker(directory)
-        _check_same(marker["config"], config, directory)
+        added = [name for name in cfg.sources if name not in marker["config"]["sources"]]
+        _check_same(marker["config"], _without(config, added), directory)
         prepared = open_corpus(directory)
         num_tokens = sum(splits["train"].tokens for splits in prepared.counts.values())
         report(f"corpus: already prepared in {directory}, {num_tokens:,} training tokens")
         for name in _changed_inputs(cfg, marker["inputs"]):
             report(f"corpus: what {name} was read from has changed or gone since; the tokens of then are used")
-        return prepared
+        if not added:
+            return prepared
+        tokenizer = Tokenizer.load(prepared.tokenizer_path)
+    else:
+        marker = {"format_version": _FORMAT_VERSION, "inputs": {}, "held_out": [], "sources": {}}
+        added = list(cfg.sources)
+        tokenizer = None if cfg.tokenizer_path is None else _given_tokenizer(cfg.tokenizer_path, vocab_size)
 
-    tokenizer = None if cfg.tokenizer_path is None else _given_tokenizer(cfg.tokenizer_path, vocab_size)
-    asked = {"format_version": _FORMAT_VERSION, "config": config, "inputs": _inputs(cfg)}
+    inputs = {name: _input(cfg.sources[name]) for name in added}
     directory.mkdir(parents=True, exist_ok=True)
-    sources = {name: _choose(cfg, name, report) for name in cfg.sources}
-    held_out_ids = _held_out_ids(sources, cfg.held_out_fraction)
+    sources = {name: _choose(cfg, name, report) for name in added}
+    held_out_ids = _held_out_ids(sources, cfg.held_out_fraction, set(marker["held_out"]))
     splits = {name: _split(documents, held_out_ids, name, cfg.held_out_fraction) for name, documents in sources.items()}
     if tokenizer is None:
         training = [document for split in splits.values() for document in split["train"]]
         tokenizer = _learn_tokenizer(training, vocab_size, report)
-    save_ranks(directory / _TOKENIZER, tokenizer.tokens)
+    if not marker["sources"]:
+        save_ranks(directory / _TOKENIZER, tokenizer.tokens)
     written = {
         name: {
             split: _write_split(documents, directory, name, split, tokenizer, cfg.shard_tokens, report)
@@ -152,8 +162,13 @@ def prepare_corpus(cfg: Corpus, directory: Path, *, vocab_size: int, report: Cal
         }
         for name, split_documents in splits.items()
     }
+    against_its_hash = [name for name in held_out_ids if not _is_held_out(name, cfg.held_out_fraction)]
+    marker |= {
+        "config": config, "inputs": marker["inputs"] | inputs, "held_out": sorted(against_its_hash),
+        "tokenizer": tokenizer.fingerprint, "sources": marker["sources"] | written,
+    }  # fmt: skip
     partial = directory / (_MARKER + ".partial")
-    partial.write_text(json.dumps(asked | {"tokenizer": tokenizer.fingerprint, "sources": written}, indent=1))
+    partial.write_text(json.dumps(marker, indent=1))
     os.replace(partial, directory / _MARKER)
     return open_corpus(directory)
 
@@ -222,15 +237,21 @@ def _choose(cfg: Corpus, name: str, report: Callable[[str], None]) -> list[Docum
     return [document for _, _, document in sorted(chosen, key=lambda entry: (_hash("order", entry[2].id), -entry[1]))]
 
 
-def _held_out_ids(sources: Mapping[str, Sequence[Document]], fraction: float) -> set[str]:
-    """The ids below the fraction and, for a source that has none of them, its lowest; a single document is cut instead."""
-    key = {document.id: _hash("held_out", document.id) for documents in sources.values() for document in documents}
-    held_out = {name for name, value in key.items() if value < fraction * 2**64}
+def _held_out_ids(sources: Mapping[str, Sequence[Document]], fraction: float, before: set[str]) -> set[str]:
+    """The ids of `before`, those below the fraction and, for a source that has none of them, its lowest.
+
+    A source of a single document has none: it is cut instead.
+    """
+    held_out = before | {d.id for documents in sources.values() for d in documents if _is_held_out(d.id, fraction)}
     for documents in sources.values():
         ids = {document.id for document in documents}
         if len(documents) > 1 and held_out.isdisjoint(ids):
-            held_out.add(min(ids, key=key.__getitem__))
+            held_out.add(min(ids, key=lambda name: _hash("held_out", name)))
     return held_out
+
+
+def _is_held_out(document_id: str, fraction: float) -> bool:
+    return _hash("held_out", document_id) < fraction * 2**64
 
 
 def _split(documents: Sequence[Document], held_out_ids: set[str], name: str, fraction: float) -> dict[str, list[Document]]:
@@ -339,20 +360,15 @@ def _plain(cfg: Corpus) -> dict[str, Any]:
     return json.loads(json.dumps(fields | {"sources": sources}))
 
 
-def _inputs(cfg: Corpus) -> dict[str, str]:
-    """Source -> hash of what it is read from: files with size and time, or the version of Python."""
-    return {name: _input(source) for name, source in cfg.sources.items()}
-
-
 def _input(source: PythonDocs | PythonCode | Files) -> str:
     return _files_hash(source.paths) if isinstance(source, Files) else _digest(sys.version)
 
 
 def _changed_inputs(cfg: Corpus, before: Mapping[str, str]) -> Iterator[str]:
-    """The sources whose input is not there any more, or is not what it was."""
-    for name, source in cfg.sources.items():
+    """The sources of `before` whose input is not there any more, or is not what it was."""
+    for name, digest in before.items():
         try:
-            same = _input(source) == before[name]
+            same = _input(cfg.sources[name]) == digest
         except (OSError, ValueError):
             same = False
         if not same:
@@ -394,6 +410,10 @@ def _check_same(made: Mapping[str, Any], asked: Mapping[str, Any], directory: Pa
                 f"{directory} holds another corpus: it has {name}={made.get(name)!r}, this run asks for "
                 f"{asked.get(name)!r}. Choose another run name or directory, or delete that directory"
             )
+
+
+def _without(config: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Any]:
+    return {**config, "sources": {name: source for name, source in config["sources"].items() if name not in sources}}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

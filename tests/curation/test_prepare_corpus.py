@@ -128,6 +128,31 @@ def test_a_second_run_redoes_nothing(cfg, tmp_path):
     assert modified(tmp_path / "run") == before and len(lines) == 1
 
 
+def test_a_source_is_added_and_the_others_stay(cfg, tmp_path):
+    before = prepare(cfg, tmp_path / "corpus")
+    untouched = modified(tmp_path / "corpus")
+    books = write_source(tmp_path, "books")
+    after = prepare(replace(cfg, sources={"books": books, **cfg.sources}), tmp_path / "corpus")
+    assert after.train.keys() == {"web", "math", "books"}
+    now = modified(tmp_path / "corpus")
+    assert {name for name in untouched if now[name] != untouched[name]} == {"corpus.json"}
+    sides = {split: numbers(decoded(after, paths["books"])) for split, paths in (("t", after.train), ("h", after.held_out))}
+    assert len(sides["t"] | sides["h"]) == 200 and not sides["t"] & sides["h"]
+    assert sides["h"] == numbers(decoded(before, before.held_out["web"])), "an id is on the same side in every source"
+    assert prepare(replace(cfg, sources={**cfg.sources, "books": books}), tmp_path / "corpus") == after
+    with pytest.raises(ValueError, match="sources.books"):
+        prepare(cfg, tmp_path / "corpus")
+
+
+def test_a_source_that_is_added_keeps_to_what_was_held_out_against_its_hash(tmp_path):
+    few = Corpus(sources={"one": write_source(tmp_path, "one", 3)}, max_bytes_per_source=None, held_out_fraction=1e-9)
+    first = prepare(few, tmp_path / "corpus", vocab_size=520)
+    (held_out,) = numbers(decoded(first, first.held_out["one"]))
+    both = replace(few, sources={**few.sources, "two": write_source(tmp_path, "two", 3)})
+    second = prepare(both, tmp_path / "corpus", vocab_size=520)
+    assert numbers(decoded(second, second.held_out["two"])) == {held_out}
+
+
 def test_an_interrupted_run_is_done_again(cfg, tmp_path):
     prepare(cfg, tmp_path / "whole")
     prepare(cfg, tmp_path / "run")
