@@ -19,19 +19,20 @@ def pack(pieces: Sequence[np.ndarray], sequence_length: int, source: int) -> Bat
     document or piece of one; the last token of a document (its EOS) has no target. Fewer tokens leave padding.
     """
     tokens = np.zeros(sequence_length + 1, np.int32)
-    segment = np.zeros(sequence_length + 1, np.int32)
-    position = np.zeros(sequence_length + 1, np.int32)
+    segment_ids = np.zeros(sequence_length, np.int32)
+    positions = np.arange(sequence_length, dtype=np.int32)
+    loss_weight = np.ones(sequence_length, np.float32)
     filled = 0
     for number, piece in enumerate(pieces, start=1):
-        part = slice(filled, filled + piece.size)
-        tokens[part], segment[part], position[part] = piece, number, np.arange(piece.size)
-        filled += piece.size
-    supervised = (segment[1:] == segment[:-1]) & (segment[:-1] > 0)
+        first, filled = filled, filled + piece.size
+        tokens[first:filled] = piece
+        segment_ids[first:filled] = number
+        positions[first:filled] -= first
+        loss_weight[filled - 1 : filled] = 0  # its last token; beyond the row if that is only a target
+    positions[filled:] = loss_weight[filled:] = 0
+    source_of = np.full(sequence_length, source, np.int32)
+    source_of[filled:] = -1
     return Batch(
-        tokens=tokens[:-1],
-        targets=np.where(supervised, tokens[1:], 0),
-        loss_weight=supervised.astype(np.float32),
-        segment_ids=segment[:-1],
-        positions=position[:-1],
-        source=np.where(segment[:-1] > 0, source, -1).astype(np.int32),
-    )
+        tokens=tokens[:-1], targets=tokens[1:] * (loss_weight > 0), loss_weight=loss_weight, segment_ids=segment_ids,
+        positions=positions, source=source_of,
+    )  # fmt: skip

@@ -31,7 +31,7 @@ class Shards:
             raise ValueError(f"source {name!r} is only in one of train and held_out; give every source in both")
 
 
-def open_shards(patterns: Sequence[str], *, tokenizer_fingerprint: str) -> list[TokenShard]:
+def open_shards(patterns: Sequence[str], *, tokenizer_fingerprint: str | None) -> list[TokenShard]:
     """Every shard that matches, opened and checked.
 
     Raises: FileNotFoundError for a pattern without a match; ValueError for a damaged shard or another vocabulary.

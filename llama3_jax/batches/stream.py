@@ -29,7 +29,7 @@ class _Order(NamedTuple):
 
     def find(self, position: int) -> tuple[int, int]:
         """(item at a token position, tokens of that item before it)."""
-        slot = int(np.searchsorted(self.end, position, side="right"))
+        slot = int(self.end.searchsorted(position, side="right"))
         return int(self.item[slot]), position - (int(self.end[slot - 1]) if slot else 0)
 
 
@@ -104,5 +104,5 @@ class TokenStream:
         return np.arange(size) if self._seed is None else permutation(size, purpose, self._seed, *key)
 
     def _document(self, number: int) -> np.ndarray:
-        shard = int(np.searchsorted(self._shard_end, number, side="right"))
+        shard = int(self._shard_end.searchsorted(number, side="right"))
         return self._shards[shard][number - (int(self._shard_end[shard - 1]) if shard else 0)]

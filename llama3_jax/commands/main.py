@@ -43,12 +43,16 @@ CHECKPOINT = """Looks at the checkpoints of a run directory; changes nothing.
   llama3 checkpoint ls runs/quickstart            of each: step, tokens, size, config, phase and stage
   llama3 checkpoint verify runs/quickstart        reads every file and compares its hash; exit status 1 if one differs"""
 
-BENCH = """Measures our training step on this machine, round by round beside a bare jax step and, where they are installed,
-transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
+BENCH = """train: measures our training step on this machine, round by round beside a bare jax step and, where they are
+installed, transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
+data: measures how fast token shards become batches, beside a plain Grain pipeline and a packing loop as torchtitan writes it;
+and what each packing policy pads, drops and cuts.
 
   llama3 bench train                                              58M parameters, rows of one document
   llama3 bench train bench_packed                                 rows of many documents, cut anew in every batch
   llama3 bench train bench_8b                                     on an accelerator
+  llama3 bench data                                               random documents
+  llama3 bench data 'shards=[corpus/*.arrayrecord]'               your own
   JAX_NUM_CPU_DEVICES=4 llama3 bench train mesh.data=2 mesh.model=2"""
 
 
@@ -123,8 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument("run_directory", metavar="RUN_DIR")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
-    bench.add_argument("what", choices=["train"], help="the training step")
-    bench.add_argument("config", metavar="BENCH.yaml", nargs="?", default="bench_dense", help="default: bench_dense")
+    bench.add_argument("what", choices=["train", "data"], help="the training step, or the loader")
+    bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: bench_dense, bench_data")
     bench.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
     bench.add_argument("--print-config", action="store_true", help="print every value and where it came from, and stop")
 
@@ -175,17 +179,22 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from llama3_jax.commands.bench import report, run_bench
+    from llama3_jax.commands.bench_data import DataBench, report_data, run_data_bench
     from llama3_jax.commands.bench_run import BenchRun
     from llama3_jax.config.load import load
 
-    config, overrides = arguments.config, arguments.overrides
+    kind, default, run, lines = {
+        "train": (BenchRun, "bench_dense", run_bench, report),
+        "data": (DataBench, "bench_data", run_data_bench, report_data),
+    }[arguments.what]
+    config, overrides = arguments.config or default, arguments.overrides
     if re.match(r"[\w.]+=", config) and not os.path.exists(config):
-        config, overrides = "bench_dense", [config, *overrides]
-    loaded = load(BenchRun, config, overrides)
+        config, overrides = default, [config, *overrides]
+    loaded = load(kind, config, overrides)
     if arguments.print_config:
         print(loaded.render(), end="")
         return 0
-    for line in report(run_bench(loaded.value)):
+    for line in lines(run(loaded.value)):
         print(line)
     return 0
 
