@@ -12,6 +12,8 @@ from typing import Any
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
+ARRAYS = "arrays"
+"""Where Orbax writes, inside a checkpoint."""
 PARTIAL, DELETING = ".partial", ".deleting"
 """What the name of a directory ends in while it is being written or removed, or where a killed process left it."""
 
@@ -62,24 +64,42 @@ def read_manifest(directory: Path) -> Manifest:
         )
     if fields.pop("sha256", None) != _sha256_of(fields):
         raise DamagedCheckpoint(f"{directory / NAME} was changed after it was written (sha256 differs)")
+    if directory.name.isdigit() and int(directory.name) != fields["step"]:
+        raise DamagedCheckpoint(
+            f"{directory} holds the checkpoint of step {fields['step']}: directories were renamed or exchanged"
+        )
     return Manifest(**fields)
 
 
-def verify(directory: Path) -> Manifest:
-    """The manifest, after every file was found with its size and hash and no other file is there.
+def inspect(directory: Path) -> Manifest:
+    """The manifest, after every file was found with its size and no other file is there; their contents are not read.
 
-    Raises: DamagedCheckpoint naming the first wrong file.
+    Raises: DamagedCheckpoint naming the first wrong file; ValueError for a newer format version.
     """
     manifest = read_manifest(directory)
     files = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
     found = {str(path) for path in files if str(path) in manifest.files or not path.name.startswith(".")} - {NAME}
     for name in sorted(found ^ manifest.files.keys()):
         raise DamagedCheckpoint(f"{directory / name} {'does not belong there' if name in found else 'is missing'}")
-    for name, (size, digest) in manifest.files.items():
+    for name, (size, _) in manifest.files.items():
+        if (directory / name).stat().st_size != size:
+            raise DamagedCheckpoint(f"{directory / name} has {(directory / name).stat().st_size} bytes, the manifest says {size}")
+    return manifest
+
+
+def verify(directory: Path) -> Manifest:
+    """The manifest, after every file was found as it was written and no other file is there.
+
+    Raises: as `inspect`.
+    """
+    manifest = inspect(directory)
+    for name, (_, digest) in manifest.files.items():
         path = directory / name
-        if path.stat().st_size != size:
-            raise DamagedCheckpoint(f"{path} has {path.stat().st_size} bytes, the manifest says {size}")
-        if _sha256(path) != digest:
+        try:
+            same = _sha256(path) == digest
+        except OSError as error:
+            raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror})") from error
+        if not same:
             raise DamagedCheckpoint(f"{path} was changed after it was written (sha256 differs)")
     return manifest
 

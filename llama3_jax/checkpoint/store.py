@@ -20,16 +20,25 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from llama3_jax.checkpoint.manifest import DELETING, FORMAT_VERSION, PARTIAL, DamagedCheckpoint, Manifest, hash_files, verify
-from llama3_jax.checkpoint.tree import flatten, unflatten
+from llama3_jax.checkpoint.manifest import (
+    ARRAYS,
+    DELETING,
+    FORMAT_VERSION,
+    PARTIAL,
+    DamagedCheckpoint,
+    Manifest,
+    hash_files,
+    inspect,
+    verify,
+)
+from llama3_jax.checkpoint.tree import flatten
 
-ARRAYS = "arrays"
 SPACE_MARGIN = 1.1
 """Free bytes wanted before a save, relative to the bytes of the arrays."""
 
 
 class CheckpointStore:
-    """Saves and finds the checkpoints below one directory; `restore` reads one."""
+    """Saves and finds the checkpoints below one directory."""
 
     def __init__(self, directory: Path, *, keep_last: int = 2, keep_every: int | None = None):
         self.directory = directory.absolute()
@@ -53,7 +62,10 @@ class CheckpointStore:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self._writer = self._writer or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
-        self._writer.save(partial / ARRAYS, args=ocp.args.PyTreeSave(arrays))
+        try:
+            self._writer.save(partial / ARRAYS, args=ocp.args.PyTreeSave(arrays))
+        except Exception as failure:  # whatever class the writer has for a disk that fails
+            raise self._not_written(failure) from failure
         described = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in arrays.items()}
         self._thread = threading.Thread(target=self._finish, args=(step, partial, described, dict(meta)))
         self._thread.start()
@@ -65,11 +77,7 @@ class CheckpointStore:
             self._thread = None
         if self._failure is not None:
             failure, self._failure = self._failure, None
-            free = shutil.disk_usage(self.directory).free
-            raise OSError(
-                f"a checkpoint could not be written below {self.directory} ({free:,} bytes free there): {failure}; the "
-                "checkpoints before it are untouched; mend the cause and run the same command again"
-            ) from failure
+            raise self._not_written(failure) from failure
 
     def close(self) -> None:
         """Waits, then stops the writer's threads."""
@@ -86,20 +94,30 @@ class CheckpointStore:
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
 
-    def latest(self, *, report: Callable[[str], None] = print) -> tuple[Path, Manifest] | None:
-        """The newest checkpoint whose every file is as it was written; damaged ones are reported and passed over.
+    def latest(
+        self, *, report: Callable[[str], None] = print, foreign: Callable[[Manifest], str] = lambda manifest: ""
+    ) -> tuple[Path, Manifest] | None:
+        """The newest checkpoint that is its owner's and whose every file is as it was written; others are reported and
+        passed over.
 
-        Raises: ValueError if there are checkpoints and none of them is sound.
+        Args: foreign: says why a checkpoint is another owner's, or an empty string.
+        Raises: ValueError if there are checkpoints and none of them can be used.
         """
+        passed_over = []
         for step in reversed(self.steps()):
             try:
-                return self.path(step), verify(self.path(step))
+                manifest = verify(self.path(step))
             except DamagedCheckpoint as damage:
-                report(f"checkpoint {step} is damaged and not used: {damage}")
-        if self.steps():
+                passed_over.append(f"checkpoint {step} is damaged, not used and replaced when its step is saved: {damage}")
+            else:
+                if not (why := foreign(manifest)):
+                    return self.path(step), manifest
+                passed_over.append(f"checkpoint {step} is of another run, not used and replaced when its step is saved: {why}")
+            report(passed_over[-1])
+        if passed_over:
             raise ValueError(
-                f"no checkpoint below {self.directory} is sound; put them back from a copy, or delete that directory to "
-                "start over"
+                f"no checkpoint below {self.directory} can be used; put them back from a copy, choose another name=..., or "
+                "delete that directory to start over\n  " + "\n  ".join(passed_over)
             )
         return None
 
@@ -124,6 +142,13 @@ class CheckpointStore:
                 "same command again, nothing saved so far is lost"
             )
 
+    def _not_written(self, failure: BaseException) -> OSError:
+        free = shutil.disk_usage(self.directory).free
+        return OSError(
+            f"a checkpoint could not be written below {self.directory} ({free:,} bytes free there): {failure}; the "
+            "checkpoints before it are untouched; mend the cause and run the same command again"
+        )
+
     def _finish(self, step: int, partial: Path, described: dict, meta: dict) -> None:
         try:
             self._writer.wait_until_finished()
@@ -139,36 +164,21 @@ class CheckpointStore:
             self._failure = failure
 
     def _retire(self, newest: int) -> None:
-        """Deletes what is too old beside `newest`. A later step is one that was found damaged, and is not counted."""
-        for step in [step for step in self.steps() if step <= newest][: -self.keep_last]:
+        """Deletes what is older than the last `keep_last` good ones.
+
+        A later step than `newest` is one that could not be used, and is not counted; neither is one with a file missing
+        or of another size. The new one's hashes have just been taken from the disk.
+        """
+        good = [step for step in self.steps() if step <= newest and self._seems_whole(step)][-self.keep_last :]
+        for step in [step for step in self.steps() if good and step < good[0]]:
             if self.keep_every is None or step % self.keep_every:
                 doomed = self.path(step).with_name(self.path(step).name + DELETING)
                 os.replace(self.path(step), doomed)
                 shutil.rmtree(doomed)
 
-
-def restore(path: Path, manifest: Manifest, like: Any, *, prefix: str = "") -> Any:
-    """The arrays of a verified checkpoint in the structure of `like`.
-
-    Args:
-        like: a tree of `jax.ShapeDtypeStruct` with the shardings wanted; need not be those it was saved with.
-        prefix: where `like` stands in the saved tree, e.g. `model.`; the rest of the checkpoint is not read.
-    Raises: ValueError listing the leaves that are missing, surplus or of another shape or dtype.
-    """
-    wanted = {prefix + name: leaf for name, leaf in flatten(like).items()}
-    stored = {name for name in manifest.arrays if name.startswith(prefix)}
-    wrong = [f"{name} is missing" for name in sorted(wanted.keys() - stored)]
-    wrong += [f"{name} is not expected" for name in sorted(stored - wanted.keys())]
-    for name in sorted(stored & wanted.keys()):
-        dtype, shape = manifest.arrays[name]
-        if (dtype, tuple(shape)) != (str(wanted[name].dtype), wanted[name].shape):
-            wrong.append(f"{name} is {dtype}{shape}, expected {wanted[name].dtype}{list(wanted[name].shape)}")
-    if wrong:
-        raise ValueError(f"{path} does not fit this model: " + "; ".join(wrong))
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    arguments = ocp.args.PyTreeRestore(
-        item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-    )
-    arrays = reader.restore(path / ARRAYS, args=arguments)
-    reader.close()
-    return unflatten(like, {name.removeprefix(prefix): leaf for name, leaf in arrays.items()})
+    def _seems_whole(self, step: int) -> bool:
+        try:
+            inspect(self.path(step))
+        except ValueError:
+            return False
+        return True

@@ -41,8 +41,8 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         meta = {"run": to_mapping(run), "tokenizer": data.tokenizer.fingerprint, "data": dict(data.fingerprints)}
         store = CheckpointStore(directory / CHECKPOINTS, keep_last=run.checkpoint.keep_last, keep_every=run.checkpoint.keep_every)
         store.clear_leftovers()
-        resume = store.latest(report=say)
-        first = _resumed_step(resume, recipe, meta)
+        resume = store.latest(report=say, foreign=lambda manifest: "; ".join(_differences(manifest, recipe, meta)))
+        first = resume[1].step if resume else 0
         peak = matmul_flops_per_s(run.precision)
         for line in summary.before(run, recipe, data, mesh, peak):
             say(line)
@@ -97,18 +97,6 @@ def _recipe(run: TrainRun, data: RunData) -> Recipe:
         optimizer=run.optimizer, mesh=run.mesh, seed=run.seed, precision=run.precision, attention=run.attention,
         max_skipped_steps=run.max_skipped_steps,
     )  # fmt: skip
-
-
-def _resumed_step(resume: tuple[Path, Manifest] | None, recipe: Recipe, meta: dict) -> int:
-    """Steps already trained. Raises: ValueError for a checkpoint that is not this run's, saying what differs."""
-    if resume is None:
-        return 0
-    path, manifest = resume
-    if differs := _differences(manifest, recipe, meta):
-        raise ValueError(
-            "\n  ".join([f"{path} is of another run; move it away, or choose another name=... It differs in", *differs])
-        )
-    return manifest.step
 
 
 def _differences(manifest: Manifest, recipe: Recipe, meta: dict) -> list[str]:

@@ -9,7 +9,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.checkpoint.manifest import verify
-from llama3_jax.checkpoint.store import CheckpointStore, restore
+from llama3_jax.checkpoint.restore import restore
+from llama3_jax.checkpoint.store import CheckpointStore
 from llama3_jax.commands.run_directory import CHECKPOINTS
 from llama3_jax.config.schema import from_mapping
 from llama3_jax.model.config import ModelConfig

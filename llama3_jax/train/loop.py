@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding
 from llama3_jax.batches.batch import Batch
 from llama3_jax.batches.timeline import Span
 from llama3_jax.checkpoint.manifest import Manifest
-from llama3_jax.checkpoint.store import CheckpointStore, restore
+from llama3_jax.checkpoint.restore import restore
+from llama3_jax.checkpoint.store import CheckpointStore
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.model.config import ModelConfig

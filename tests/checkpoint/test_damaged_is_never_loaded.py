@@ -1,7 +1,10 @@
 """A checkpoint that is not as it was written is named, reported and passed over."""
 
+import errno
 import json
 import shutil
+from pathlib import Path
+from random import Random
 
 import damage
 import jax
@@ -10,7 +13,8 @@ import numpy as np
 import pytest
 
 from llama3_jax.checkpoint.manifest import NAME, DamagedCheckpoint, read_manifest, verify
-from llama3_jax.checkpoint.store import CheckpointStore, restore
+from llama3_jax.checkpoint.restore import restore
+from llama3_jax.checkpoint.store import CheckpointStore
 
 
 def tree(step: int) -> dict:
@@ -55,6 +59,52 @@ def test_damage_is_named_and_the_one_before_is_used(store, spoil):
     assert np.array_equal(restored((path, manifest))["model"]["w"], tree(1)["model"]["w"])
 
 
+@pytest.mark.parametrize("number", range(100))
+def test_a_hundred_random_damages(store, number):
+    random = Random(number)
+    spoil = damage.RANDOM[number % len(damage.RANDOM)]
+    blamed, said = spoil(random, store.path(2)), []
+    found = store.latest(report=said.append)
+    assert found[1].step == 1 and len(said) == 1, spoil
+    assert "checkpoint 2 is damaged" in said[0] and blamed in said[0]
+    assert np.array_equal(restored(found)["model"]["w"], tree(1)["model"]["w"])
+
+
+def test_directories_that_changed_places_are_seen(store):
+    one, two, aside = store.path(1), store.path(2), store.directory / "aside"
+    for source, target in ((one, aside), (two, one), (aside, two)):
+        source.rename(target)
+    with pytest.raises(ValueError, match="holds the checkpoint of step 1: directories were renamed or exchanged"):
+        store.latest(report=lambda line: None)
+
+
+def test_a_file_that_cannot_be_read_is_damage(store, monkeypatch):
+    victim = damage.files(store.path(2))[0]
+    opened = Path.open
+
+    def refuse(path, *how, **more):
+        if path == victim:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)  # tests may run as a user whom no permission stops
+    said = []
+    assert store.latest(report=said.append)[1].step == 1
+    assert f"{victim} cannot be read (Permission denied)" in said[0]
+
+
+def test_a_checkpoint_of_another_owner_is_named_and_passed_over(store):
+    said = []
+
+    def foreign(manifest):
+        return "" if manifest.step == 1 else "the tokenizer"
+
+    assert store.latest(report=said.append, foreign=foreign)[1].step == 1
+    assert said == ["checkpoint 2 is of another run, not used and replaced when its step is saved: the tokenizer"]
+    with pytest.raises(ValueError, match="checkpoint 1 is of another run.*the data"):
+        store.latest(report=said.append, foreign=lambda manifest: "the data")
+
+
 def test_damage_of_any_file_is_seen(store):
     for path in damage.files(store.path(2)):
         data = path.read_bytes()
@@ -84,7 +134,9 @@ def test_nothing_is_used_when_all_are_damaged(store):
     said = []
     for step in (1, 2):
         damage.flip_bit(store.path(step))
-    with pytest.raises(ValueError, match="sound"):
+    with pytest.raises(
+        ValueError, match="no checkpoint below .* can be used.*\n.*checkpoint 2 is damaged.*\n.*checkpoint 1 is damaged"
+    ):
         store.latest(report=said.append)
     assert len(said) == 2
 

@@ -2,8 +2,11 @@
 
 import errno
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 
+import damage
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llama3_jax.checkpoint import store as store_module
+from llama3_jax.checkpoint.restore import restore
 from llama3_jax.checkpoint.retention import Retention
-from llama3_jax.checkpoint.store import CheckpointStore, restore
+from llama3_jax.checkpoint.store import CheckpointStore
 
 
 @pytest.fixture
@@ -86,6 +90,78 @@ def test_a_damaged_later_one_does_not_push_out_what_is_saved(tmp_path):
     save(store, 60)
     assert store.latest(report=pytest.fail)[1].step == 60 and value(store, 60) == 60
     store.close()
+
+
+def test_a_damaged_one_does_not_count_among_those_that_stay(tmp_path):
+    store = CheckpointStore(tmp_path, keep_last=2)
+    save(store, 10, 20, 30)
+    damage.delete(store.path(30))
+    save(store, 40)
+    assert store.steps() == [20, 30, 40], "30 is of no use, so 20 stays"
+    save(store, 50)
+    assert store.steps() == [40, 50]
+    store.close()
+
+
+def test_a_deletion_that_is_interrupted_leaves_nothing_that_is_chosen(store, monkeypatch):
+    save(store, 1, 2)
+    removed = []
+
+    def killed(path, **how):
+        if path.name.endswith(".deleting"):
+            next(iter(damage.files(path))).unlink()
+            removed.append(path.name)
+            raise OSError(errno.EIO, "killed here")
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    store.save(3, tree(3), {})
+    with pytest.raises(OSError):
+        store.wait()
+    monkeypatch.undo()
+    assert removed == ["00000001.deleting"]
+    assert store.steps() == [2, 3] and store.latest(report=pytest.fail)[1].step == 3
+    store.clear_leftovers()
+    assert sorted(path.name for path in store.directory.iterdir()) == ["00000002", "00000003"]
+
+
+FILL = """
+import sys
+from pathlib import Path
+import jax.numpy as jnp
+from llama3_jax.checkpoint.store import CheckpointStore
+store = CheckpointStore(Path(sys.argv[1]), keep_last=2)
+store.save(1, {"w": jnp.arange(50_000.0)}, {})
+store.wait()
+rest = Path(sys.argv[1]).parent / "rest"
+store.save(2, {"w": jnp.arange(50_000.0)}, {})  # there is room for it now, and while it is written something else takes it
+with rest.open("wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+try:
+    store.wait()
+    store.save(3, {"w": jnp.arange(50_000.0)}, {})
+    print("saved on a full disk")
+except OSError as error:
+    print(error)
+rest.unlink()
+print(store.steps(), store.latest(report=print)[1].step)
+"""
+
+
+def test_a_file_system_that_is_full_keeps_what_was_saved(tmp_path):
+    """A real one, of half a megabyte."""
+    mount = f"mount -t tmpfs -o size=600k none {tmp_path}"
+    if subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("a file system of a process's own is not allowed here")
+    inside = ["sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", FILL, f"{tmp_path}/checkpoints"]
+    done = subprocess.run(["unshare", "-Urm", *inside], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    refusal, found = done.stdout.strip().splitlines()[-2:]
+    assert "free" in refusal and ("untouched" in refusal or "nothing saved so far is lost" in refusal), done
+    assert found in ("[1] 1", "[1, 2] 2")
 
 
 def test_a_step_saved_again_is_replaced(store):

@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from layouts import LAYOUTS
 
 from llama3_jax.checkpoint.manifest import verify
-from llama3_jax.checkpoint.store import CheckpointStore, restore
+from llama3_jax.checkpoint.restore import restore
+from llama3_jax.checkpoint.store import CheckpointStore
 from llama3_jax.checkpoint.tree import flatten, unflatten
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.transformer import Transformer
