@@ -12,11 +12,10 @@ from llama3_jax.batches.shards import Shards, open_shards
 from llama3_jax.batches.source import Source
 from llama3_jax.batches.stream import TokenStream
 from llama3_jax.commands.run import TrainRun
+from llama3_jax.commands.run_directory import TOKENIZER
 from llama3_jax.curation.corpus import prepare_corpus
 from llama3_jax.tokenizer.bpe import Tokenizer
 from llama3_jax.tokenizer.token_shard import TokenShard
-
-TOKENIZER = "tokenizer.model"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ def generate(
 
     import jax
 
-    from llama3_jax.commands.data import TOKENIZER
+    from llama3_jax.commands.run_directory import TOKENIZER
     from llama3_jax.commands.trained import load_trained
     from llama3_jax.generate.generate import generate as generate_tokens
     from llama3_jax.tokenizer.bpe import Tokenizer

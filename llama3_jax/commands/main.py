@@ -38,10 +38,13 @@ GENERATE = """Continues prompts with the newest checkpoint of a run directory (t
   llama3 generate runs/quickstart --prompt "import "
   llama3 generate runs/quickstart --prompt-file question.txt --temperature 0 --max-new-tokens 200"""
 
-CHECKPOINT = """Looks at the checkpoints of a run directory; changes nothing.
+CHECKPOINT = """Looks at the checkpoints of a run directory, or writes their parameters into a directory of their own.
 
   llama3 checkpoint ls runs/quickstart            of each: step, tokens, size, config, phase and stage
-  llama3 checkpoint verify runs/quickstart        reads every file and compares its hash; exit status 1 if one differs"""
+  llama3 checkpoint verify runs/quickstart        reads every file and compares its hash; exit status 1 if one differs
+  llama3 checkpoint average runs/quickstart --steps 200 250     mean in float32; --exponential DECAY instead
+  llama3 checkpoint export-weights runs/quickstart              of the newest: its average where it has one
+  llama3 generate runs/quickstart/exports/weights-00000272      generate from either, list it, verify it, train on from it"""
 
 BENCH = """train: measures our training step on this machine, round by round beside a bare jax step and, where they are
 installed, transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
@@ -122,9 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
 
-    checkpoint = command("checkpoint", "list or verify the checkpoints of a run", CHECKPOINT, _checkpoint)
-    checkpoint.add_argument("what", choices=["ls", "verify"])
+    checkpoint = command("checkpoint", "list, verify, average or export the checkpoints of a run", CHECKPOINT, _checkpoint)
+    checkpoint.add_argument("what", choices=["ls", "verify", "average", "export-weights"])
     checkpoint.add_argument("run_directory", metavar="RUN_DIR")
+    checkpoint.add_argument("--steps", type=int, nargs="+", default=[], metavar="STEP", help="to average (default: all)")
+    checkpoint.add_argument("--exponential", type=float, metavar="DECAY", help="average with this decay, oldest first")
+    checkpoint.add_argument("--step", type=int, default=None, help="to export (default: the newest)")
+    checkpoint.add_argument("--out", metavar="DIR", help="a new directory (default: inside RUN_DIR/exports)")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
     bench.add_argument("what", choices=["train", "data"], help="the training step, or the loader")
@@ -170,7 +177,21 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _checkpoint(arguments: argparse.Namespace) -> int:
     from llama3_jax.commands.checkpoint import listing, verdicts
+    from llama3_jax.commands.export import average_checkpoints, export_weights
 
+    of_no_use = {
+        "ls": ("steps", "exponential", "step", "out"), "verify": ("steps", "exponential", "step", "out"),
+        "average": ("step",), "export-weights": ("steps", "exponential"),
+    }[arguments.what]  # fmt: skip
+    if given := [f"--{name}" for name in of_no_use if getattr(arguments, name) not in (None, [])]:
+        raise ValueError(f"llama3 checkpoint {arguments.what} has no {', '.join(given)}; see llama3 checkpoint --help")
+    if arguments.what in ("average", "export-weights"):
+        if arguments.what == "average":
+            out = average_checkpoints(arguments.run_directory, arguments.steps, decay=arguments.exponential, out=arguments.out)
+        else:
+            out = export_weights(arguments.run_directory, step=arguments.step, out=arguments.out)
+        print(f'written: {out}\ntry it: llama3 generate {out} --prompt "import "')
+        return 0
     lines, sound = verdicts(arguments.run_directory) if arguments.what == "verify" else (listing(arguments.run_directory), True)
     for line in lines:
         print(line)

@@ -18,8 +18,9 @@ from llama3_jax.config.load import Loaded, load
 from llama3_jax.config.tree import to_mapping
 
 CONFIG = "config.yaml"
+TOKENIZER = "tokenizer.model"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-OURS = {CONFIG, f"{CONFIG}.partial", "lock", "log.txt", "data", "tokenizer.model"}
+OURS = {CONFIG, f"{CONFIG}.partial", "lock", "log.txt", "data", TOKENIZER}
 """All that a run which stopped before it began may have left."""
 CHECKPOINTS = "checkpoints"
 BEGUN = ("data/corpus.json", "metrics.jsonl", CHECKPOINTS)

@@ -10,8 +10,9 @@ import jax
 from jax.sharding import Mesh
 
 from llama3_jax.batches.source import Tally
-from llama3_jax.commands.data import TOKENIZER, RunData
+from llama3_jax.commands.data import RunData
 from llama3_jax.commands.run import TrainRun
+from llama3_jax.commands.run_directory import TOKENIZER
 from llama3_jax.commands.sampler import shown
 from llama3_jax.train.abstract import bytes_per_device
 from llama3_jax.train.goodput import Goodput

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from llama3_jax.checkpoint.manifest import verify
 from llama3_jax.checkpoint.restore import restore
 from llama3_jax.checkpoint.store import CheckpointStore
+from llama3_jax.commands.export import parameters_prefix
 from llama3_jax.commands.run_directory import CHECKPOINTS
 from llama3_jax.config.schema import from_mapping
 from llama3_jax.model.config import ModelConfig
@@ -50,5 +51,5 @@ def load_trained(directory: Path, tokenizer: Tokenizer, *, step: int | None = No
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, leaf.sharding.spec)), shapes
     )
-    model = restore(path, manifest, like, prefix="average.model." if manifest.meta["averaged"] else "state.model.")
+    model = restore(path, manifest, like, prefix=parameters_prefix(manifest))
     return Trained(model, mesh, Precision(manifest.meta["run"]["precision"]))
