@@ -79,6 +79,12 @@ class CheckpointStore:
             failure, self._failure = self._failure, None
             raise self._not_written(failure) from failure
 
+    @property
+    def saving(self) -> bool:
+        """Whether a save is under way; may be asked on any thread."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
     def close(self) -> None:
         """Waits, then stops the writer's threads."""
         try:

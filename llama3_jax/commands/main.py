@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from llama3_jax import __version__
 from llama3_jax.config.errors import ConfigError
 from llama3_jax.train.diverged import TrainingDiverged
-from llama3_jax.train.preemption import EXIT_INTERRUPTED, Interrupted
+from llama3_jax.train.gate import PhaseNotPassed
+from llama3_jax.train.preemption import EXIT_INTERRUPTED, Interrupted, Preemption
+
+PATIENCE_S = 4.0
+"""For a signal to be answered by the program itself, where nothing can be lost."""
 
 EXIT_STATUS = """exit status:
   0   done
-  1   an error that the message explains
+  1   an error that the message explains, or a phase whose gate did not pass
   2   wrong command line or run file; nothing was started
-  75  training was stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1: what is trained is saved, unless a second signal cut
-      that short; run the same command again to continue
+  75  training was stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1: every finished step is saved, unless Ctrl-C after
+      another signal cut that short; run the same command again to continue
   130 another command was stopped by Ctrl-C
 
 A message too short? LLAMA3_TRACEBACK=1 shows where it came from."""
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _expected(error: Exception) -> bool:
     """Whether the message of an error is meant for the user; anything else is ours and shows its traceback."""
-    return isinstance(error, ValueError | OSError | TrainingDiverged)
+    return isinstance(error, ValueError | OSError | TrainingDiverged | PhaseNotPassed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,16 +153,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from llama3_jax.commands.train import RUNS, compose, run_training
+    with Preemption(patience_s=PATIENCE_S) as preemption:
+        from llama3_jax.commands.train import RUNS, compose, run_training
 
-    swallowed = [word for word in arguments.data if re.match(r"[\w.]+=", word) and not os.path.exists(word)]
-    data = [word for word in arguments.data if word not in swallowed]
-    run = compose(arguments.config, arguments.overrides + swallowed, data=data)
-    if arguments.print_config:
-        print(run.render(), end="")
+        swallowed = [word for word in arguments.data if re.match(r"[\w.]+=", word) and not os.path.exists(word)]
+        data = [word for word in arguments.data if word not in swallowed]
+        run = compose(arguments.config, arguments.overrides + swallowed, data=data)
+        if arguments.print_config:
+            print(run.render(), end="")
+            return 0
+        run_training(run, arguments.runs or RUNS, preemption=preemption)
         return 0
-    run_training(run, arguments.runs or RUNS)
-    return 0
 
 
 def _generate(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@ import contextlib
 from itertools import zip_longest
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from llama3_jax.batches.loader import stage_batches
 from llama3_jax.batches.timeline import timeline
 from llama3_jax.checkpoint.manifest import Manifest
@@ -20,9 +22,10 @@ from llama3_jax.commands.sampler import Sampler, shown
 from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.evaluate.held_out import HeldOutText
+from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding.axes import make_mesh
 from llama3_jax.train.goodput import Goodput
-from llama3_jax.train.journal import Journal, read_metrics
+from llama3_jax.train.journal import Journal
 from llama3_jax.train.loop import Recipe, Surroundings, train
 from llama3_jax.train.machine import matmul_flops_per_s
 from llama3_jax.train.plots import plot_run
@@ -43,6 +46,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         store.clear_leftovers()
         resume = store.latest(report=say, foreign=lambda manifest: "; ".join(_differences(manifest, recipe, meta)))
         first = resume[1].step if resume else 0
+        preemption.saving = lambda: store.saving
         peak = matmul_flops_per_s(run.precision)
         for line in summary.before(run, recipe, data, mesh, peak):
             say(line)
@@ -53,19 +57,13 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         sampler = Sampler(run, data)
     say(_beginning(first, recipe.num_steps))
     with (
-        Journal(directory, resume_step=first) as journal,
+        Journal(directory, resume_step=first, looked=resume is None or resume[1].meta["looked"]) as journal,
         Progress(recipe.num_steps, first_step=first + 1, total_tokens=recipe.num_tokens) as progress,
         contextlib.closing(store),
     ):
 
-        def sample(model, mesh, step: int) -> None:
-            for source, (prompt, text) in sampler(model, mesh).items():
-                journal.text(step, source, shown(prompt, text))
-                say(f"step {step}, {source}: {shown(prompt, text)}".replace("\n", "\\n"))
-
-        def plot() -> None:
-            with goodput.span("plots"):
-                plot_run(directory)
+        def sample(model: Transformer, mesh: Mesh) -> dict[str, str]:
+            return {source: shown(*text) for source, text in sampler(model, mesh).items()}
 
         say.show = progress.message
         around = Surroundings(
@@ -76,15 +74,16 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
             ),
             evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
             sample=sample, sample_every=run.samples.every_steps,
-            after_phase=plot, look_again=not _looked_at(directory, first), meta=meta,
+            plot=lambda: plot_run(directory), meta=meta,
         )  # fmt: skip
         outcome = train(recipe, around, resume=resume)
         with goodput.span("evaluate"):
             scores = held_out.score(outcome.learner.best, outcome.mesh)
         with goodput.span("sample"):
             samples = sampler(outcome.learner.best, outcome.mesh)
-        for source, (prompt, text) in samples.items() if first < recipe.num_steps else ():
-            journal.text(recipe.num_steps, f"{source}-final", shown(prompt, text))
+        if not journal.has_samples(recipe.num_steps):
+            with preemption.deferred():
+                journal.samples(recipe.num_steps, {f"{source}-final": shown(*text) for source, text in samples.items()})
     say.show = print
     for line in summary.after(directory, outcome, scores, samples, goodput, peak):
         say(line)
@@ -116,14 +115,6 @@ def _differences(manifest: Manifest, recipe: Recipe, meta: dict) -> list[str]:
             for line in difference(past, now)
         ]
     return differs
-
-
-def _looked_at(directory: Path, step: int) -> bool:
-    """Whether the process before evaluated or sampled after this step."""
-    if (directory / "samples" / f"{step:08d}.txt").exists():
-        return True
-    metrics = directory / "metrics.jsonl"
-    return metrics.exists() and any(record.get("step") == step and "eval_loss" in record for record in read_metrics(metrics))
 
 
 def _beginning(first: int, total: int) -> str:

@@ -77,6 +77,8 @@ class TrainRun:
                 f"phases[0].learning_rate.kind={self.phases[0].learning_rate.kind} goes on from the phase before, and the "
                 "first has none; use kind: warmup_cosine"
             )
+        if self.phases[0].gate is not None:
+            raise ValueError("phases[0].gate compares with the phase before, and the first has none; give a later phase a gate")
         names = [f"{phase.name}/{stage.name}" for phase in self.phases for stage in phase.stages]
         for name in names:
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -141,7 +143,7 @@ class TrainRun:
 
 _MAY_CHANGE = re.compile(
     r"(name|mesh|attention|max_epochs|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
-    r"|phases\[\d+\]\.(mesh|remat|fsdp|stages\[\d+\]\.rows_per_group))(?![\w])"
+    r"|phases\[\d+\]\.(mesh|remat|fsdp|gate|stages\[\d+\]\.rows_per_group))(?![\w])"
 )
 """Values that may differ when a run is continued: they change how it is run and seen, not what it computes."""
 

@@ -64,17 +64,26 @@ def train(
     return run_training(compose(config, overrides, data=data), runs)
 
 
-def run_training(loaded: Loaded[TrainRun], runs: str | Path = RUNS) -> TrainResult:
-    """Trains a composed run in its directory below `runs`; for the errors see `train`."""
+def run_training(loaded: Loaded[TrainRun], runs: str | Path = RUNS, *, preemption: Preemption | None = None) -> TrainResult:
+    """Trains a composed run in its directory below `runs`; for the errors see `train`.
+
+    Args: preemption: entered already, if signals are to be handled from earlier on.
+    """
+    if preemption is None:
+        with Preemption() as preemption:
+            return run_training(loaded, runs, preemption=preemption)
     goodput, directory = Goodput(), Path(runs).expanduser().absolute() / loaded.value.name
-    with full_disk_named(directory), claim(directory, loaded), Log(directory) as say, Preemption() as preemption:
+    preemption.last_words = lambda: saved_so_far(directory)
+    with full_disk_named(directory), claim(directory, loaded), Log(directory) as say:
         try:
             with goodput.span("start_up"):
                 from llama3_jax.commands.pretrain import pretrain  # jax, grain, orbax: not before the config is right
 
             return pretrain(loaded.value, directory, say, preemption, goodput)
         except Interrupted as stop:
-            raise Interrupted(f"{stop}; {saved_so_far(directory)}") from stop
+            said = f"{stop}; {saved_so_far(directory)}"
+            say.only_file(said)
+            raise Interrupted(said) from stop
         except BaseException as error:
             with contextlib.suppress(OSError):  # the error itself may be that the disk is full
                 say.only_file(f"{type(error).__name__}: {error}")

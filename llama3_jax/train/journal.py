@@ -28,22 +28,24 @@ class Journal:
     A process killed after its last checkpoint leaves records of steps that will run again. Opening at
     `resume_step` drops every record and sample of a later step (TensorBoard is told to do the same), so each
     step occurs once. A fresh run, `resume_step=0`, drops all. What belongs to step k, its evaluation
-    included, is best written before checkpoint k is.
+    included, is written before checkpoint k is, unless a signal asks for that checkpoint earlier.
 
     Args:
         directory: the run directory, made if missing.
         resume_step: the step of the checkpoint this process continues from; 0 for a fresh run.
+        looked: whether evaluation and samples of `resume_step` were written before that checkpoint was; if
+            not they are dropped too, for they may be there in part.
     Raises: OSError naming the directory and its free bytes when the disk is full, here and in every method.
     """
 
-    def __init__(self, directory: Path, *, resume_step: int):
+    def __init__(self, directory: Path, *, resume_step: int, looked: bool = True):
         self._directory = Path(directory)
         with _disk(self._directory):
             self._samples = self._directory / "samples"
             self._samples.mkdir(parents=True, exist_ok=True)
             metrics = self._directory / "metrics.jsonl"
             first_step = resume_step + 1 if resume_step else 0
-            _drop_from(first_step, metrics, self._samples)
+            _drop_from(first_step, metrics, self._samples, looked)
             self._metrics = metrics.open("ab")
             self._events = _EventFile(self._directory / "tensorboard", first_step=first_step)
 
@@ -63,12 +65,17 @@ class Journal:
         """Record an evaluation; "step" is required, numbers appear in TensorBoard as `evaluate/<key>`."""
         self._write("evaluate", record)
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """Append a named text to `samples/<step>.txt` and show it in TensorBoard's text tab."""
+    def samples(self, step: int, texts: Mapping[str, str]) -> None:
+        """Write named texts to `samples/<step>.txt`, all or none, and show them in TensorBoard's text tab."""
         with _disk(self._directory):
-            with (self._samples / f"{step:08d}.txt").open("a", encoding="utf-8") as file:
-                file.write(f"=== {name}\n{text}\n\n")
-            self._events.text(step, f"samples/{name}", text)
+            written = self._samples / f"{step:08d}.partial"
+            written.write_text("".join(f"=== {name}\n{text}\n\n" for name, text in texts.items()), encoding="utf-8")
+            os.replace(written, written.with_suffix(".txt"))
+            for name, text in texts.items():
+                self._events.text(step, f"samples/{name}", text)
+
+    def has_samples(self, step: int) -> bool:
+        return (self._samples / f"{step:08d}.txt").exists()
 
     def _write(self, group: str, record: Mapping[str, float | str]) -> None:
         step = int(record["step"])
@@ -141,14 +148,20 @@ def _plain(value: float | str) -> float | str:
     return float(value) if math.isfinite(value) else str(float(value))
 
 
-def _drop_from(first_step: int, metrics: Path, samples: Path) -> None:
-    """Remove what an earlier process wrote about `first_step` and later, and a line it tore."""
-    for sample in samples.glob("[0-9]" * 8 + ".txt"):
-        if int(sample.stem) >= first_step:
+def _drop_from(first_step: int, metrics: Path, samples: Path, looked: bool) -> None:
+    """Remove what an earlier process wrote about `first_step` and later, a line it tore, and what it saw after the step
+    before if it may not have `looked` at everything there."""
+    first_look = first_step if looked else first_step - 1
+    for sample in samples.glob("[0-9]" * 8 + ".*"):
+        if int(sample.stem) >= first_look or sample.suffix != ".txt":
             sample.unlink()
     if not metrics.exists():
         return
-    kept = [record for record in read_metrics(metrics) if record.get("step", first_step) < first_step]
+    kept = [
+        record
+        for record in read_metrics(metrics)
+        if record.get("step", first_step) < (first_step if "loss" in record else first_look)
+    ]
     rewritten = metrics.with_suffix(".jsonl.partial")
     with rewritten.open("wb") as file:
         for record in kept:

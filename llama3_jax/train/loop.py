@@ -30,15 +30,16 @@ from llama3_jax.train.abstract import abstract_state, compile_step
 from llama3_jax.train.adamw import AdamW
 from llama3_jax.train.average import Average
 from llama3_jax.train.diverged import TrainingDiverged
+from llama3_jax.train.gate import PhaseEnd, PhaseNotPassed
 from llama3_jax.train.goodput import Goodput
 from llama3_jax.train.journal import Journal
 from llama3_jax.train.learning_rate import learning_rates
 from llama3_jax.train.objective import NextToken
 from llama3_jax.train.phase import Phase
-from llama3_jax.train.preemption import Interrupted, Preemption
+from llama3_jax.train.preemption import Insisted, Interrupted, Preemption
 from llama3_jax.train.progress import Progress
 from llama3_jax.train.spikes import SpikeWatch
-from llama3_jax.train.step import TrainState
+from llama3_jax.train.step import StepFunction, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,25 +97,39 @@ class Surroundings:
     """(span, sharding, micro-batches, first step) -> its global batches [A, B, S]."""
     evaluate: Callable[[Transformer, Mesh], Mapping[str, float]]
     evaluate_every: int
-    sample: Callable[[Transformer, Mesh, int], None]
-    """(model, its mesh, step)"""
+    sample: Callable[[Transformer, Mesh], Mapping[str, str]]
+    """(model, its mesh) -> texts by name"""
     sample_every: int
-    after_phase: Callable[[], None]
-    look_again: bool
-    """The process before was stopped between the step it saved and the evaluation and samples due there."""
+    plot: Callable[[], None]
+    """Draws the journal, after each phase."""
     meta: Mapping[str, Any]
     """Stored in every checkpoint beside the cursor."""
 
 
 @dataclass
 class Learner:
-    """What a checkpoint holds."""
+    """What a checkpoint holds: all that a run remembers from one step to the next."""
 
     state: TrainState
     average: Average | None = None
+    spikes: SpikeWatch = dataclasses.field(default_factory=SpikeWatch)
+    phase_ends: list[PhaseEnd] = dataclasses.field(default_factory=list)
+    """Of the phases that ended, with what their gates decided."""
+    looked: bool = True
+    """Whether all that was due after the last step was seen and written: evaluation, samples, plots."""
 
     def tree(self) -> dict[str, Any]:
+        """The arrays."""
         return {"state": self.state} | ({} if self.average is None else {"average": self.average})
+
+    def notes(self) -> dict[str, Any]:
+        """The rest, as JSON values."""
+        return {
+            "averaged": self.num_averaged,
+            "recent_losses": self.spikes.recent,
+            "phase_ends": [dataclasses.asdict(end) for end in self.phase_ends],
+            "looked": self.looked,
+        }
 
     @property
     def best(self) -> Transformer:
@@ -154,11 +169,14 @@ class _Loop:
                 for number, phase in enumerate(recipe.phases)
             ]
         )
-        self.spikes = SpikeWatch()
         self.lag = 0 if jax.devices()[0].platform == "cpu" else 1  # an accelerator computes while we read the step before
         self.compiled: dict[tuple, Any] = {}
         self.include = jax.jit(Average.include, donate_argnums=0)
         self.first, self.phase = (resume[1].step, resume[1].meta["cursor"]["phase"]) if resume else (0, None)
+        self.done = self.saved = self.first
+        self.pending: collections.deque[tuple] = collections.deque()
+        """Steps whose metrics are not read yet."""
+        self.clock = 0.0
         with around.goodput.span("start_up"):
             phase = self.phase if resume else recipe.spans[0].phase
             mesh = make_mesh(recipe.mesh_config(phase))
@@ -170,11 +188,11 @@ class _Loop:
         if self.first < self.recipe.num_steps:
             self.around.store.require_space(self.out.learner.tree())  # better known now than at the first save
         for span in self.recipe.spans:
-            if self.first and self.around.look_again and span.first_step < self.first <= span.end_step:
-                self._look(span, self.first)
+            if self.first and span.first_step < self.first <= span.end_step:
+                self._catch_up(span)
             if span.end_step > self.first:
                 self._enter(span.phase)
-                with jax.set_mesh(self.out.mesh), self.around.preemption.deferred():
+                with jax.set_mesh(self.out.mesh):
                     self._run_span(span, max(self.first, span.first_step))
         self.around.store.wait()
         return self.out
@@ -189,7 +207,11 @@ class _Loop:
         like = {"state": abstract}
         if any(name.startswith("average.") for name in manifest.arrays):
             like["average"] = Average(model=abstract.model, count=abstract.step)
-        return Learner(**restore(path, manifest, like))
+        notes = manifest.meta
+        return Learner(
+            **restore(path, manifest, like), spikes=SpikeWatch(notes["recent_losses"]),
+            phase_ends=[PhaseEnd(**end) for end in notes["phase_ends"]], looked=notes["looked"],
+        )  # fmt: skip
 
     def _enter(self, phase: int) -> None:
         """Takes the state into a phase: its mesh, its rotary scaling, an empty average if it keeps one."""
@@ -207,42 +229,64 @@ class _Loop:
     def _averages(self, phase: int) -> bool:
         return self.recipe.phases[phase].average_every is not None
 
+    def _catch_up(self, span: Span) -> None:
+        """What a checkpoint asks for before the next step: a look that a signal put off, and its gate once more."""
+        with self.around.preemption.deferred():
+            if not self.out.learner.looked:
+                self._look(span)
+            elif self.done == self._last_step(span.phase):
+                self._repeat_gate(span.phase)
+            self._require_passed(span.phase)
+
     def _run_span(self, span: Span, first: int) -> None:
-        around, recipe, learner = self.around, self.recipe, self.out.learner
+        """Until here all that is trained is saved, or being saved: a signal while compiling ends the run at once."""
+        around = self.around
         step_function, compile_s = self._compile(span)
         batches = around.batches(span, self._rows_sharding(), self._microbatches(span), first)
-        phase_first = min(each.first_step for each in recipe.spans if each.phase == span.phase)
-        pending: collections.deque[tuple] = collections.deque()
-        clock = time.perf_counter()
-        for step in range(first, span.end_step):
-            with around.goodput.span("data_wait"):
-                batch = next(batches)
-            rate = self.rate(step)
-            with around.goodput.span("step"):
-                learner.state, metrics = step_function(learner.state, batch, jnp.float32(rate))
-                pending.append((step, metrics, rate, {"compile_s": compile_s} if step == first and compile_s else {}))
-                while len(pending) > self.lag:
-                    clock = self._record(span, *pending.popleft(), clock)
-            done, last = step + 1, step + 1 == span.end_step
-            every = recipe.phases[span.phase].average_every
-            if every and ((done - phase_first) % every == 0 or done == self._last_step(span.phase)):
-                learner.average = self.include(learner.average, learner.state.model)
-            stop = around.preemption.requested
-            save = last or stop or done % around.save_every == 0
-            if save or done % around.evaluate_every == 0 or done % around.sample_every == 0:
-                with around.goodput.span("step"):
-                    while pending:
-                        clock = self._record(span, *pending.popleft(), clock)
-                if not stop:
-                    self._look(span, done)
-                if save:
-                    self._save(span, done)
-                if done == self._last_step(span.phase):
-                    around.after_phase()
-                clock = time.perf_counter()
-            if stop:
+        with around.preemption.deferred():
+            self.clock = time.perf_counter()
+            try:
+                for step in range(first, span.end_step):
+                    with around.preemption.window(), around.goodput.span("data_wait"):
+                        batch = next(batches)
+                    self._step(span, step, step_function, batch, compile_s if step == first else 0.0)
+                    self._after_step(span)
+            except Insisted:
+                raise
+            except Interrupted as stop:
+                self._drain(span)
+                if self.saved < self.done:
+                    self._save(span)
                 around.store.wait()
-                raise Interrupted(f"stopped by {stop} after step {done}")
+                raise Interrupted(f"{stop} after step {self.done}") from None
+
+    def _step(self, span: Span, step: int, function: StepFunction, batch: Batch, compile_s: float) -> None:
+        learner, rate = self.out.learner, self.rate(step)
+        with self.around.goodput.span("step"):
+            learner.state, metrics = function(learner.state, batch, jnp.float32(rate))
+            self.done, learner.looked = step + 1, False
+            self.pending.append((step, metrics, rate, {"compile_s": compile_s} if compile_s else {}))
+            self._drain(span, self.lag)
+            every = self.recipe.phases[span.phase].average_every
+            if every and ((self.done - self._first_step(span.phase)) % every == 0 or self.done == self._last_step(span.phase)):
+                learner.average = self.include(learner.average, learner.state.model)
+
+    def _after_step(self, span: Span) -> None:
+        """Looks and saves where that is due, and stops where a signal asked for it."""
+        around, done = self.around, self.done
+        save = done % around.save_every == 0 or done == span.end_step
+        if save or done % around.evaluate_every == 0 or done % around.sample_every == 0:
+            self._drain(span)
+            self._look(span)
+            if save:
+                self._save(span)
+            self._require_passed(span.phase)
+            self.clock = time.perf_counter()
+        else:
+            self.out.learner.looked = True  # nothing was due
+
+    def _first_step(self, phase: int) -> int:
+        return min(span.first_step for span in self.recipe.spans if span.phase == phase)
 
     def _last_step(self, phase: int) -> int:
         return max(span.end_step for span in self.recipe.spans if span.phase == phase)
@@ -274,12 +318,21 @@ class _Loop:
         )
         return program, seconds
 
-    def _record(self, span: Span, step: int, metrics: dict, rate: float, extra: dict, clock: float) -> float:
-        """Waits for a step's metrics and tells everyone; returns the time they were there."""
+    def _drain(self, span: Span, leave: int = 0) -> None:
+        """Records the steps whose metrics were not read yet, but for the last `leave`."""
+        with self.around.goodput.span("step"):
+            while len(self.pending) > leave:
+                self._record(span, *self.pending.popleft())
+
+    def _record(self, span: Span, step: int, metrics: dict, rate: float, extra: dict) -> None:
+        """Waits for a step's metrics and tells everyone."""
         stage, around = span.stage, self.around
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        metrics = jax.device_get(metrics)
+        batch_hash = f"{int(metrics.pop('batch_hash')):08x}"
+        values = {name: float(value) for name, value in metrics.items()}
         now = time.perf_counter()
-        seconds, done = now - clock, step + 1
+        seconds, done = now - self.clock, step + 1
+        self.clock = now
         visible = values.pop("visible_pairs") / stage.tokens_per_step
         record = {
             "step": done,
@@ -287,6 +340,7 @@ class _Loop:
             "stage": stage.name,
             "tokens": self._tokens(span, done),
             **values,
+            "batch_hash": batch_hash,
             "learning_rate": rate,
             "sequence_length": stage.sequence_length,
             "batch_tokens": stage.tokens_per_step,
@@ -294,7 +348,7 @@ class _Loop:
             "visible_keys": visible,
             **extra,
         }
-        if note := self.spikes.note(values["loss"]):
+        if note := self.out.learner.spikes.note(values["loss"]):
             record["spike"] = 1
             around.say(f"step {done}: {note}")
         around.journal.step(record)
@@ -304,7 +358,6 @@ class _Loop:
         self.out.flops += stage.tokens_per_step * self.recipe.model.flops_per_token(visible)
         if values["skipped"]:
             self._skipped(done)
-        return now
 
     def _skipped(self, step: int) -> None:
         self.skipped += 1
@@ -319,32 +372,77 @@ class _Loop:
                 "from the last checkpoint, or start another run (name=...) with a lower learning rate"
             )
 
-    def _look(self, span: Span, done: int) -> None:
-        """Evaluation and samples, where they are due after step `done`."""
-        around, learner = self.around, self.out.learner
+    def _look(self, span: Span) -> None:
+        """Evaluation, samples and plots, where they are due after the last step, and what a gate makes of them."""
+        around, learner, done = self.around, self.out.learner, self.done
+        ends_phase = done == self._last_step(span.phase)
         if done % around.evaluate_every == 0 or done == span.end_step:
-            with around.goodput.span("evaluate"):
+            with around.preemption.window(), around.goodput.span("evaluate"):
                 scores = around.evaluate(learner.state.model, self.out.mesh)
                 if learner.num_averaged:
                     averaged = around.evaluate(learner.average.model, self.out.mesh)
                     scores = {**scores, **{f"average/{name}": value for name, value in averaged.items()}}
-            around.journal.evaluation({"step": done, "tokens": self._tokens(span, done), **scores})
+            record = {"step": done, "tokens": self._tokens(span, done), **scores}
             around.say(
                 f"step {done}: held-out loss {scores['eval_loss']:.3f} nats/token, {scores['bits_per_byte']:.3f} bits/byte"
             )
+            if ends_phase:
+                record |= self._end_phase(span.phase, scores["eval_loss"]).record()
+            around.journal.evaluation(record)
         if done % around.sample_every == 0 and done < self.recipe.num_steps:
-            with around.goodput.span("sample"):
-                around.sample(learner.state.model, self.out.mesh, done)
+            with around.preemption.window(), around.goodput.span("sample"):
+                texts = around.sample(learner.state.model, self.out.mesh)
+            around.journal.samples(done, texts)
+            for name, text in texts.items():
+                around.say(f"step {done}, {name}: {text}".replace("\n", "\\n"))
+        if ends_phase:
+            with around.preemption.window(), around.goodput.span("plots"):
+                around.plot()
+        learner.looked = True
 
-    def _save(self, span: Span, done: int) -> None:
+    def _end_phase(self, phase: int, eval_loss: float) -> PhaseEnd:
+        """Notes the end of a phase, and decides its gate."""
+        name, gate, ends = self.recipe.phases[phase].name, self.recipe.phases[phase].gate, self.out.learner.phase_ends
+        ends[:] = [end for end in ends if end.phase != name]  # of a look that was cut off
+        end = PhaseEnd(phase=name, eval_loss=eval_loss)
+        if gate is not None:
+            increase = eval_loss - ends[-1].eval_loss
+            end = dataclasses.replace(end, increase=increase, max_increase=gate.max_increase)
+            self.around.say(str(end))
+        ends.append(end)
+        return end
+
+    def _repeat_gate(self, phase: int) -> None:
+        """The decision stored at the end of a phase holds, unless its gate was changed since: then it is made again, of
+        the losses that were measured then."""
+        end, gate = self.out.learner.phase_ends[-1], self.recipe.phases[phase].gate
+        if end.max_increase != (gate and gate.max_increase):
+            end = self._end_phase(phase, end.eval_loss)
+            if gate is not None:
+                self.around.journal.evaluation({"step": self.done, **end.record()})
+
+    def _require_passed(self, phase: int) -> None:
+        """Raises: PhaseNotPassed, with everything saved."""
+        ends = self.out.learner.phase_ends
+        if self.done == self._last_step(phase) and not ends[-1].passed:
+            self.around.store.wait()
+            raise PhaseNotPassed(
+                f"{ends[-1]}. The end of the phase is saved. Look at its held-out scores; to go on all the same, run again with "
+                f"phases.{phase}.gate.max_increase={ends[-1].increase:.4f} or more (or phases.{phase}.gate=null), to change the "
+                "phase start another run (name=...)"
+            )
+
+    def _save(self, span: Span) -> None:
+        done, learner = self.done, self.out.learner
         cursor = {
             "phase": self.phase, "stage": span.stage.name, "step": done, "tokens": self._tokens(span, done),
             "rows": span.rows(done), "begun": self.recipe.begun(done),
         }  # fmt: skip
-        model, averaged = to_mapping(self.recipe.model_config(self.phase)), self.out.learner.num_averaged
-        meta = {**self.around.meta, "model": model, "averaged": averaged, "cursor": cursor}
+        model = to_mapping(self.recipe.model_config(self.phase))
+        meta = {**self.around.meta, "model": model, "cursor": cursor, **learner.notes()}
         with self.around.goodput.span("checkpoint"):
-            self.around.store.save(done, self.out.learner.tree(), meta)
+            self.around.store.save(done, learner.tree(), meta)
+        self.saved = done
 
     @staticmethod
     def _tokens(span: Span, done: int) -> int:

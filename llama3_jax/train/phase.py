@@ -9,6 +9,7 @@ from llama3_jax.model.config import RopeScaling
 from llama3_jax.model.remat import Remat
 from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.sharding.mesh_config import MeshConfig
+from llama3_jax.train.gate import Gate
 from llama3_jax.train.learning_rate import LearningRate
 
 
@@ -25,6 +26,8 @@ class Phase:
     fsdp: Fsdp = Fsdp.REGATHER
     average_every: int | None = None
     """Steps between the parameters that enter the Polyak average of this phase; null averages nothing."""
+    gate: Gate | None = None
+    """What the model must meet at the end of this phase for the run to go on; null asks nothing."""
 
     def __post_init__(self) -> None:
         if not self.stages:

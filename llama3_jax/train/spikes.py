@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import statistics
+from collections.abc import Sequence
 
 WINDOW = 64
 """Losses that a new one is compared with."""
@@ -14,12 +15,18 @@ DEVIATIONS = 10.0
 
 
 class SpikeWatch:
-    def __init__(self) -> None:
-        self._recent: collections.deque[float] = collections.deque(maxlen=WINDOW)
+    def __init__(self, recent: Sequence[float] = ()) -> None:
+        """Args: recent: of the watch that this one goes on from."""
+        self._recent: collections.deque[float] = collections.deque(recent, maxlen=WINDOW)
+
+    @property
+    def recent(self) -> list[float]:
+        """All that it remembers: the last losses that were finite."""
+        return list(self._recent)
 
     def note(self, loss: float) -> str:
         """What to say of this loss, or an empty string."""
-        recent, text = list(self._recent), ""
+        recent, text = self.recent, ""
         if len(recent) >= FEWEST:
             median = statistics.median(recent)
             deviation = statistics.median(abs(value - median) for value in recent)

@@ -14,6 +14,7 @@ from jax import Array, lax
 from llama3_jax.batches.batch import Batch
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.train.adamw import AdamW
+from llama3_jax.train.batch_hash import batch_hash
 from llama3_jax.train.objective import Objective
 from llama3_jax.train.optimizer import init, update
 
@@ -42,8 +43,8 @@ StepFunction = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, 
 def make_step(objective: Objective, optimizer: AdamW) -> StepFunction:
     """The step to jit: (state, batch [A, B, S], learning rate) -> (state, metrics).
 
-    Metrics: loss (nats per supervised token), grad_norm (before clipping), supervised_tokens, skipped (0 or 1) and
-    what the objective adds, each summed over the batch.
+    Metrics: loss (nats per supervised token), grad_norm (before clipping), supervised_tokens, skipped (0 or 1),
+    batch_hash (uint32) and what the objective adds, summed over the batch.
     """
 
     def step(state: TrainState, batch: Batch, rate: Array) -> tuple[TrainState, dict[str, Array]]:
@@ -57,7 +58,8 @@ def make_step(objective: Objective, optimizer: AdamW) -> StepFunction:
         model, moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), (model, moments), (state.model, state.moments))
         skipped = 1 - good.astype(jnp.int32)
         state = state.replace(step=state.step + 1, model=model, moments=moments, skipped=state.skipped + skipped)
-        return state, {"loss": loss, "grad_norm": norm, "supervised_tokens": weight, "skipped": skipped, **extra}
+        metrics = {"loss": loss, "grad_norm": norm, "supervised_tokens": weight, "skipped": skipped, **extra}
+        return state, metrics | {"batch_hash": batch_hash(batch)}
 
     return step
 

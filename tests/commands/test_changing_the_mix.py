@@ -25,11 +25,11 @@ def steps_of(directory):
 def train_until(step, run_file, overrides, runs):
     """Runs until a checkpoint after `step`."""
 
-    def stop(self, span, done):
-        save(self, span, done)
-        if done == step:
+    def stop(self, span):
+        save(self, span)
+        if self.done == step:
             self.around.store.wait()
-            raise Interrupted(f"after step {done}")
+            raise Interrupted(f"after step {step}")
 
     save = loop._Loop._save
     with pytest.MonkeyPatch.context() as patch:

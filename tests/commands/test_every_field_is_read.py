@@ -32,6 +32,7 @@ from llama3_jax.model.transformer import Transformer
 from llama3_jax.tokenizer.train_bpe import save_ranks
 from llama3_jax.train import loop
 from llama3_jax.train.diverged import TrainingDiverged
+from llama3_jax.train.gate import PhaseNotPassed
 from llama3_jax.train.goodput import Goodput
 from llama3_jax.train.journal import read_metrics
 from llama3_jax.train.objective import NextToken
@@ -68,6 +69,7 @@ phases:
     learning_rate: {kind: continue}
     rope_scaling: {factor: 4, original_context_length: 16}
     mesh: {data: 2}
+    gate: {max_increase: 0.1}
     stages: [{name: again, tokens: 128, sequence_length: 16, tokens_per_step: 64}]
   - name: anneal
     learning_rate: {kind: linear_to, final: 0}
@@ -142,6 +144,7 @@ DONE = {
     "data.Corpus.shard_tokens": ("data.shard_tokens=500", "batches"),
     "phases.name": ("phases.0.name=other", "phases"),
     "phases.average_every": ("phases.2.average_every=2", "averaged"),
+    "phases.gate.max_increase": ("phases.1.gate.max_increase=-0.1", "end"),
     "phases.learning_rate.WarmupCosine.peak": ("phases.0.learning_rate.peak=0.02", "learning_rates"),
     "phases.learning_rate.WarmupCosine.final": ("phases.0.learning_rate.final=0.002", "learning_rates"),
     "phases.learning_rate.WarmupCosine.warmup_steps": ("phases.0.learning_rate.warmup_steps=1", "learning_rates"),
@@ -263,7 +266,7 @@ def rehearse(loaded, runs):
         def step(state, batch, rate):
             seen["batches"].append(np.asarray(batch.tokens).tolist())
             skipped = len(seen["batches"]) <= 2
-            return state, dict(loss=1.0, grad_norm=1.0, supervised_tokens=1.0, skipped=skipped, visible_pairs=1.0)
+            return state, dict(loss=1.0, grad_norm=1.0, supervised_tokens=1.0, skipped=skipped, visible_pairs=1.0, batch_hash=0)
 
         return step, 0.0
 
@@ -288,13 +291,14 @@ def rehearse(loaded, runs):
         patch.setattr(loop._Loop, "_create", create)
         patch.setattr(loop._Loop, "_compile", compile)
         patch.setattr(CheckpointStore, "save", save)
+        patch.setattr(CheckpointStore, "_seems_whole", lambda self, step: True)
         patch.setattr(HeldOutText, "score", score)
         patch.setattr(sampler, "generate", generate)
         patch.setattr(pretrain, "matmul_flops_per_s", lambda precision: 1.0)
         patch.setattr(pretrain, "plot_run", lambda directory: None)
         try:
             run_training(loaded, runs)
-        except (ValueError, TrainingDiverged) as error:
+        except (ValueError, TrainingDiverged, PhaseNotPassed) as error:
             return seen | {"end": str(error)}
     (directory,) = runs.iterdir()
     records = read_metrics(directory / "metrics.jsonl")

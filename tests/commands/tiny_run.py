@@ -1,9 +1,14 @@
-"""A run of the main job small enough for a test: every phase and part of it, a few seconds."""
+"""A run of the main job small enough for a test: every phase and part of it, a few seconds; and what it leaves."""
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
+
+from llama3_jax.checkpoint.manifest import verify
+from llama3_jax.train.journal import read_metrics
 
 RUN = """
 name: tiny
@@ -62,3 +67,32 @@ def write_run(directory: Path) -> Path:
         (directory / f"{name}.jsonl").write_text("\n".join(lines))
     (directory / "tiny.yaml").write_text(RUN.format(directory=directory))
     return directory / "tiny.yaml"
+
+
+def start(run_file: Path, runs: Path, *overrides: str, **how) -> subprocess.Popen:
+    """`llama3 train` as a process of its own."""
+    command = [sys.executable, "-m", "llama3_jax", "train", str(run_file), "--runs", str(runs), *overrides]
+    return subprocess.Popen(command, **{"stdout": subprocess.DEVNULL, "text": True} | how)
+
+
+TIMES = {"tokens_per_s", "compile_s"}
+
+
+def written(directory: Path) -> list[dict]:
+    """Every record of a run's journal in its order, bit for bit, but for how long things took."""
+    records = read_metrics(directory / "metrics.jsonl")
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+
+def samples(directory: Path) -> dict[str, str]:
+    """What is in the directory of samples."""
+    return {path.name: path.read_text() for path in sorted((directory / "samples").iterdir())}
+
+
+def sound_checkpoints(directory: Path) -> list[int]:
+    """The steps of a run's checkpoints, after each was verified; nothing half written or half deleted lies beside them."""
+    steps = []
+    for path in sorted((directory / "checkpoints").iterdir()):
+        assert path.name.isdigit(), f"{path} was left behind"
+        steps.append(verify(path).step)
+    return steps

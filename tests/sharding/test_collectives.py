@@ -27,7 +27,7 @@ def check(found: list[Collective], wanted: Counter) -> None:
     """On a CPU, XLA writes a reduce-scatter of its own as an all-reduce and a slice."""
     for one in found:
         if not one.shape:
-            assert one.kind == "all-reduce" and not one.loops, f"{one}: a scalar only meets for the loss and the norm"
+            assert one.kind == "all-reduce" and not one.loops, f"{one}: scalars are the loss, the norm, the batch's checksum"
 
     assert sums(Counter((one.loops, one.kind, one.axes) for one in found if one.shape)) == sums(wanted)
 

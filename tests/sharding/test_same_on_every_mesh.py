@@ -73,6 +73,7 @@ def assert_same(ours, one):
     (loss, metrics, gradient), (expected_loss, expected_metrics, expected) = ours, one
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     assert metrics == pytest.approx(expected_metrics, rel=1e-5)
+    assert metrics["batch_hash"] == expected_metrics["batch_hash"]
     for (path, bar), right in zip(jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(expected), strict=True):
         assert np.linalg.norm(bar - right) <= 1e-5 * np.linalg.norm(right), jax.tree_util.keystr(path)
 

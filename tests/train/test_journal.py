@@ -100,9 +100,8 @@ def test_texts_go_to_samples_and_to_tensorboard_and_are_not_doubled_on_resuming(
     for resume_step in (0, 10):
         with Journal(tmp_path, resume_step=resume_step) as journal:
             if not resume_step:
-                journal.text(10, "story", "Once upon")
-            journal.text(20, "story", "a time\n<b>there</b>")
-            journal.text(20, "code", "def f():")
+                journal.samples(10, {"story": "Once upon"})
+            journal.samples(20, {"story": "a time\n<b>there</b>", "code": "def f():"})
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["00000010.txt", "00000020.txt"]
     sample = (tmp_path / "samples" / "00000020.txt").read_text()
     assert sample.count("a time\n<b>there</b>") == 1 and sample.count("def f():") == 1
@@ -116,6 +115,6 @@ def test_texts_go_to_samples_and_to_tensorboard_and_are_not_doubled_on_resuming(
 
 def test_a_full_disk_is_named_with_its_free_bytes(tmp_path):
     with Journal(tmp_path, resume_step=0) as journal:
-        (tmp_path / "samples" / "00000001.txt").symlink_to("/dev/full")
+        (tmp_path / "samples" / "00000001.partial").symlink_to("/dev/full")
         with pytest.raises(OSError, match=rf"{tmp_path} is full \([\d,]+ bytes free\)"):
-            journal.text(1, "story", "Once upon")
+            journal.samples(1, {"story": "Once upon"})

@@ -1,5 +1,6 @@
 """A spike is named when it comes; noise, a falling loss and what follows a spike are not."""
 
+import json
 import math
 import random
 import re
@@ -56,3 +57,13 @@ def test_a_loss_that_is_not_finite_does_not_blind_the_watch(bad):
     said = notes([*losses, 6.5])
     assert re.fullmatch(r"loss spike: 6\.500 after a median of (2\.9|3\.0)\d\d", said[-1])
     assert not any(text for loss, text in zip(losses, said, strict=False) if math.isfinite(loss))
+
+
+@pytest.mark.parametrize("at", [0, 5, FEWEST, 100, 101, 130])
+def test_a_watch_that_goes_on_from_another_says_the_same(at):
+    losses = [*noisy(100), 6.5, *noisy(50)]
+    losses[40] = math.nan
+    first = SpikeWatch()
+    before = [first.note(loss) for loss in losses[:at]]
+    second = SpikeWatch(json.loads(json.dumps(first.recent)))
+    assert before + [second.note(loss) for loss in losses[at:]] == notes(losses)
