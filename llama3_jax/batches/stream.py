@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from llama3_jax.tokenizer.token_shard import TokenShard
 
 WINDOW = 1 << 16
 """Documents that are shuffled among themselves."""
+
+_COUNTING_THREADS = 8
 
 
 class _Order(NamedTuple):
@@ -42,13 +45,11 @@ class TokenStream:
     def __init__(self, shards: Sequence[TokenShard], *, seed: int | str | None, window: int = WINDOW):
         """Args: seed: of the shuffle; None reads documents once in stored order and then ends."""
         self._shards = sorted(shards, key=lambda shard: shard.header.sha256)
-        self._lengths = np.concatenate([shard.lengths for shard in self._shards])
         self._shard_end = np.cumsum([len(shard) for shard in self._shards])
         self._seed = seed
         self._window = window
-        starts = np.arange(0, self._lengths.size, window)
-        self._window_tokens = np.add.reduceat(self._lengths, starts)
-        self.num_documents = self._lengths.size
+        self.num_documents = int(self._shard_end[-1])
+        self._window_tokens = self._count_windows()
         self.num_tokens = int(self._window_tokens.sum())
         self._windows = functools.lru_cache(maxsize=2)(self._order_windows)
         self._documents = functools.lru_cache(maxsize=8)(self._order_documents)
@@ -96,12 +97,39 @@ class TokenStream:
 
     def _order_documents(self, epoch: int, window: int) -> _Order:
         first = window * self._window
-        lengths = self._lengths[first : first + self._window]
+        lengths = self._lengths(first, min(first + self._window, self.num_documents))
         order = self._permutation(lengths.size, "documents", epoch, window)
         return _Order(first + order, np.cumsum(lengths[order]))
 
     def _permutation(self, size: int, purpose: str, *key: int) -> np.ndarray:
         return np.arange(size) if self._seed is None else permutation(size, purpose, self._seed, *key)
+
+    def _count_windows(self) -> np.ndarray:
+        """int64 [windows]: tokens of each. Only shards that a window ends inside of are asked for their lengths."""
+
+        def count(number: int) -> tuple[int, np.ndarray]:
+            """(first window of a shard, tokens of the shard in that window and those after it)."""
+            shard = self._shards[number]
+            window, before = divmod(int(self._shard_end[number]) - len(shard), self._window)
+            cuts = [0, *range(self._window - before, len(shard), self._window)]
+            return window, np.add.reduceat(shard.lengths[:], cuts) if len(cuts) > 1 else np.array([shard.header.num_tokens])
+
+        tokens = np.zeros(-(-self.num_documents // self._window), np.int64)
+        with ThreadPoolExecutor(_COUNTING_THREADS) as threads:
+            for window, counts in threads.map(count, range(len(self._shards))):
+                tokens[window : window + counts.size] += counts
+        return tokens
+
+    def _lengths(self, first: int, last: int) -> np.ndarray:
+        """int64: the lengths of documents [first, last) in stored order."""
+        lengths = []
+        for number in range(int(np.searchsorted(self._shard_end, first, side="right")), len(self._shards)):
+            shard = self._shards[number]
+            start = int(self._shard_end[number]) - len(shard)
+            if start >= last:
+                break
+            lengths.append(shard.lengths[max(first - start, 0) : last - start])
+        return np.concatenate(lengths)
 
     def _document(self, number: int) -> np.ndarray:
         shard = int(self._shard_end.searchsorted(number, side="right"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from llama3_jax.commands.run import TrainRun
 from llama3_jax.commands.run_directory import TOKENIZER
 from llama3_jax.curation.corpus import prepare_corpus
 from llama3_jax.tokenizer.bpe import Tokenizer
+from llama3_jax.tokenizer.object_store import located
 from llama3_jax.tokenizer.token_shard import TokenShard
 
 
@@ -45,11 +45,11 @@ def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> 
             f"{tokenizer_path} has {tokenizer.vocab_size} ids, model.vocab_size is {run.model.vocab_size}; set "
             f"model.vocab_size={tokenizer.vocab_size} or name the tokenizer the shards were made with"
         )
-    shutil.copyfile(tokenizer_path, directory / TOKENIZER)
+    (directory / TOKENIZER).write_bytes(located(tokenizer_path).read_bytes())
 
     train, held_out = (
         {
-            name: open_shards([str(path) for path in split[name]], tokenizer_fingerprint=tokenizer.fingerprint)
+            name: open_shards([str(path) for path in split[name]], tokenizer_fingerprint=tokenizer.fingerprint, report=report)
             for name in run.sources
         }
         for split in (train, held_out)

@@ -12,7 +12,9 @@ from typing import Self
 
 import numpy as np
 import tiktoken
+from etils import epath
 
+from llama3_jax.tokenizer.object_store import located, store_errors
 from llama3_jax.tokenizer.special_tokens import (
     BEGIN_OF_TEXT,
     END_OF_MESSAGE,
@@ -73,14 +75,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads a tiktoken file: `base64(token) rank` lines, ranks 0, 1, 2, ... in order.
+        """Reads a tiktoken file, here or on an object store: `base64(token) rank` lines, ranks 0, 1, 2, ... in order.
 
-        Raises: FileNotFoundError; ValueError naming the file, the line and what is right there.
+        Raises: FileNotFoundError, OSError; ValueError naming the file, the line and what is right there.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no tokenizer at {path}: give the `tokenizer.model` of a Llama 3 release, or train one")
-        tokens = _read_tokens(path)
+        path = located(path)
+        with store_errors(path):
+            if not path.is_file():
+                raise FileNotFoundError(f"no tokenizer at {path}: give the `tokenizer.model` of a Llama 3 release, or train one")
+            data = path.read_bytes()
+        tokens = _read_tokens(data, path)
         try:
             return cls(tokens)
         except ValueError as error:
@@ -133,9 +137,9 @@ class Tokenizer:
         return ids
 
 
-def _read_tokens(path: Path) -> list[bytes]:
+def _read_tokens(data: bytes, path: Path | epath.Path) -> list[bytes]:
     tokens: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines()):
+    for number, line in enumerate(data.splitlines()):
         where = f"{path}, line {number + 1}"
         try:
             encoded, rank = line.split()

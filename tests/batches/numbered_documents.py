@@ -16,7 +16,9 @@ class MemoryShard:
     def __init__(self, documents):
         self._documents = documents
         self.lengths = np.array([document.size for document in documents], np.int64)
-        self.header = SimpleNamespace(sha256=hashlib.sha256(np.concatenate(documents)).hexdigest())
+        self.header = SimpleNamespace(
+            sha256=hashlib.sha256(np.concatenate(documents)).hexdigest(), num_tokens=int(self.lengths.sum())
+        )
 
     def __len__(self):
         return len(self._documents)

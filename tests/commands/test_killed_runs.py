@@ -25,9 +25,9 @@ RUNS = {
     ],
     "as_it_steps": [
         (moments.stepping, 0.02),
-        (moments.opening_the_journal, 0.02),
         (moments.reading_ahead, 0.02),
         (moments.deleting, 0),
+        (moments.opening_the_journal, 0.02),
     ],
     "as_it_saves": [(moments.saving, 0.05), (moments.committing, 0.001), (moments.committed, 0.001), (moments.deleting, 0.001)],
     "as_it_looks": [(moments.evaluating, 0.03), (moments.sampling, 0.5), (moments.plotting, 1), (moments.between_stages, 1)],

@@ -1,9 +1,11 @@
 """A shard gives back what was written, and refuses to be read when it is not what it says it is."""
 
+import hashlib
 import json
 import os
 import pickle
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama3_jax.tokenizer import token_shard
 from llama3_jax.tokenizer.token_shard import TokenShard, TokenShardWriter
 
 VOCAB_SIZE = 1000
@@ -31,8 +34,18 @@ def path(tmp_path):
 
 
 def edit_header(path: Path, **changes) -> None:
+    """Another header, itself sound."""
     header = path.with_suffix(".json")
-    header.write_text(json.dumps(json.loads(header.read_text()) | changes))
+    fields = json.loads(header.read_text()) | changes
+    del fields["checksum"]
+    fields["checksum"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    header.write_text(json.dumps(fields))
+
+
+def flip_a_bit(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
 
 
 @settings(max_examples=25, deadline=None)
@@ -45,7 +58,8 @@ def test_documents_come_back(documents):
                 writer.write(np.array(document, np.uint32))
         shard = TokenShard(path, tokenizer_fingerprint="f")
         assert [shard[i].tolist() for i in range(len(shard))] == documents
-        assert shard.lengths.tolist() == list(map(len, documents)) and shard.lengths.dtype == np.int64
+        lengths = np.asarray(shard.lengths)
+        assert lengths.tolist() == list(map(len, documents)) and lengths.dtype == np.int64
         assert shard[0].dtype == np.uint32
         assert shard.header.num_tokens == writer.num_tokens == sum(map(len, documents))
         shard.verify()
@@ -115,8 +129,8 @@ def test_a_truncated_shard_is_refused(path):
 
 
 def test_a_newer_format_is_refused(path):
-    edit_header(path, format_version=2)
-    with pytest.raises(ValueError, match="format_version 2"):
+    edit_header(path, format_version=3)
+    with pytest.raises(ValueError, match="format_version 3"):
         TokenShard(path)
 
 
@@ -126,17 +140,29 @@ def test_a_header_with_other_fields_is_refused(path):
         TokenShard(path)
 
 
-@pytest.mark.parametrize("lengths", [[3, 1, 999], [3, 1, 999, 3]])
-def test_lengths_that_disagree_are_refused(path, lengths):
-    np.save(path.with_suffix(".lengths.npy"), np.array(lengths))
+def test_lengths_of_other_documents_are_refused(path):
+    np.save(path.with_suffix(".lengths.npy"), np.array([3, 1, 999]))
     with pytest.raises(ValueError, match="lengths"):
         TokenShard(path)
-
-
-def test_lengths_of_other_documents_are_noticed_on_reading(path):
     np.save(path.with_suffix(".lengths.npy"), np.array([1, 3, 999, 2]))
-    with pytest.raises(ValueError, match="document 0"):
-        TokenShard(path)[0]
+    with pytest.raises(ValueError, match="web-train-00000.lengths.npy"):
+        TokenShard(path).lengths[1:2]
+
+
+def test_lengths_are_read_by_the_stretch(path):
+    lengths = TokenShard(path).lengths
+    assert len(lengths) == 4 and lengths[-2] == 999
+    assert [lengths[1:3].tolist(), lengths[2:].tolist(), lengths[3:1].tolist(), lengths[:9].tolist()] == [
+        [1, 999], [999, 2], [], [3, 1, 999, 2],
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="step 2"):
+        lengths[::2]
+
+
+def test_many_documents_at_once_come_in_the_order_asked_for(path):
+    shard = TokenShard(path)
+    assert [document.size for document in shard.read([2, -1, 0, 2])] == [999, 2, 3, 999]
+    assert shard.read([]) == []
 
 
 def test_another_vocabulary_is_refused(path):
@@ -145,9 +171,54 @@ def test_another_vocabulary_is_refused(path):
         TokenShard(path, tokenizer_fingerprint="b" * 64)
 
 
-def test_verify_notices_one_changed_byte(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+@pytest.mark.parametrize("place", range(0, 480, 7))
+def test_a_header_with_a_flipped_bit_is_refused(path, place):
+    header = path.with_suffix(".json")
+    flip_a_bit(header, place % header.stat().st_size)
+    with pytest.raises(ValueError, match="web-train-00000"):
+        TokenShard(path)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.99])
+def test_one_flipped_bit_is_noticed_before_the_first_document(path, place):
+    flip_a_bit(path, int(place * path.stat().st_size))  # documents, the index, or padding that no reader looks at
+    shard = TokenShard(path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="web-train-00000.arrayrecord was changed or damaged"):
+            shard[0]
     with pytest.raises(ValueError, match=path.name):
-        TokenShard(path).verify()
+        shard.verify()
+
+
+def test_a_shard_is_compared_with_its_checksum_once_while_other_threads_wait(path, monkeypatch):
+    compared, begun, go_on = [], threading.Event(), threading.Event()
+
+    def slowly(file):
+        compared.append(file.name)
+        begun.set()
+        assert go_on.wait(10)
+        return real(file)
+
+    real = token_shard.digest_of
+    monkeypatch.setattr(token_shard, "digest_of", slowly)
+    shard = TokenShard(path)
+    assert compared == []
+    with ThreadPoolExecutor(4) as threads:
+        read = [threads.submit(shard.__getitem__, number) for number in range(4)]
+        assert begun.wait(10)
+        assert not any(one.done() for one in read)
+        go_on.set()
+        assert [one.result().size for one in read] == [3, 1, 999, 2]
+    assert compared == [path.name]
+
+
+def test_a_shard_damaged_after_its_first_use_is_named_too(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write(tmp_path / "web.arrayrecord", [rng.integers(0, VOCAB_SIZE, 900) for _ in range(200)])
+    shard = TokenShard(path)
+    shard[0]
+    data = bytearray(path.read_bytes())
+    data[200_000:200_400] = bytes(400)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="web.arrayrecord was changed or damaged"):
+        shard.read(range(200))
