@@ -1,4 +1,4 @@
-"""Packaging of llama3_jax: `pip install .`, with extras tpu, gpu and test."""
+"""Packaging of llama3_jax: `pip install .`, with extras tpu, gpu, s3, gcs and test."""
 
 import re
 from pathlib import Path
@@ -27,6 +27,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "grain>=0.2.18",
         "array_record>=0.8.6",
+        "etils[epath]>=1.9",
         "tiktoken>=0.12",
         "rustbpe>=0.1.0",
         "pyyaml>=6.0.2",
@@ -40,6 +41,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8"],
+        "s3": ["s3fs>=2025.1"],
+        "gcs": ["gcsfs>=2025.1"],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8", "moto[server]>=5", "s3fs>=2025.1"],
     },
 )
