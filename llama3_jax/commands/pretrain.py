@@ -13,6 +13,7 @@ from llama3_jax.batches.timeline import timeline
 from llama3_jax.checkpoint.manifest import Manifest
 from llama3_jax.checkpoint.store import CheckpointStore
 from llama3_jax.commands import summary
+from llama3_jax.commands.beginning import initial_model
 from llama3_jax.commands.data import RunData, open_data
 from llama3_jax.commands.log import Log
 from llama3_jax.commands.result import TrainResult
@@ -46,6 +47,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         store.clear_leftovers()
         resume = store.latest(report=say, foreign=lambda manifest: "; ".join(_differences(manifest, recipe, meta)))
         first = resume[1].step if resume else 0
+        begin = initial_model(None if resume else run.init_from, data.tokenizer.fingerprint, say)
         preemption.saving = lambda: store.saving
         peak = matmul_flops_per_s(run.precision)
         for line in summary.before(run, recipe, data, mesh, peak):
@@ -72,7 +74,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
             batches=lambda span, sharding, microbatches, step: stage_batches(
                 span, sharding, microbatches=microbatches, first_step=step
             ),
-            evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
+            initial_model=begin, evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
             sample=sample, sample_every=run.samples.every_steps,
             plot=lambda: plot_run(directory), meta=meta,
         )  # fmt: skip

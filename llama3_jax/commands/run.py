@@ -53,6 +53,8 @@ class TrainRun:
     no limit."""
     model: ModelConfig
     phases: tuple[Phase, ...]
+    init_from: str | None = None
+    """Run directory, exported weights or a checkpoint of either, whose parameters a new run begins with; null draws them."""
     optimizer: AdamW
     precision: Precision
     attention: Implementation = Implementation.AUTO

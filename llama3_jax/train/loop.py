@@ -95,6 +95,8 @@ class Surroundings:
     preemption: Preemption
     batches: Callable[[Span, NamedSharding, int, int], Iterator[Batch]]
     """(span, sharding, micro-batches, first step) -> its global batches [A, B, S]."""
+    initial_model: Callable[[Transformer], Transformer]
+    """What a new run begins with, given fresh parameters."""
     evaluate: Callable[[Transformer, Mesh], Mapping[str, float]]
     evaluate_every: int
     sample: Callable[[Transformer, Mesh], Mapping[str, str]]
@@ -201,7 +203,8 @@ class _Loop:
         cfg, recipe = self.recipe.model_config(phase), self.recipe
         with jax.set_mesh(mesh):
             make = jax.jit(lambda key: TrainState.create(Transformer(cfg, key=key), recipe.optimizer))
-            return Learner(make(jax.random.key(recipe.seed)))
+            state = make(jax.random.key(recipe.seed))
+            return Learner(state.replace(model=self.around.initial_model(state.model)))
 
     def _restore(self, abstract: TrainState, path: Path, manifest: Manifest) -> Learner:
         like = {"state": abstract}

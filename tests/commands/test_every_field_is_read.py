@@ -132,6 +132,7 @@ DONE = {
     "name": ("name=other", "directory"),
     "seed": ("seed=1", "batches"),
     "packing": ("packing=best_fit", "batches"),
+    "init_from": ("init_from=nowhere", "end"),
     "max_epochs": ("max_epochs={tales: 0.01}", "end"),
     "max_skipped_steps": ("max_skipped_steps=1", "end"),
     "data.Shards.tokenizer_path": ("data.tokenizer_path=other.model", "end"),
@@ -298,7 +299,7 @@ def rehearse(loaded, runs):
         patch.setattr(pretrain, "plot_run", lambda directory: None)
         try:
             run_training(loaded, runs)
-        except (ValueError, TrainingDiverged, PhaseNotPassed) as error:
+        except (ValueError, FileNotFoundError, TrainingDiverged, PhaseNotPassed) as error:
             return seen | {"end": str(error)}
     (directory,) = runs.iterdir()
     records = read_metrics(directory / "metrics.jsonl")
