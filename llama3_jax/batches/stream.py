@@ -115,8 +115,10 @@ class TokenStream:
             return window, np.add.reduceat(shard.lengths[:], cuts) if len(cuts) > 1 else np.array([shard.header.num_tokens])
 
         tokens = np.zeros(-(-self.num_documents // self._window), np.int64)
-        with ThreadPoolExecutor(_COUNTING_THREADS) as threads:
-            for window, counts in threads.map(count, range(len(self._shards))):
+        numbers = range(len(self._shards))
+        with ThreadPoolExecutor(_COUNTING_THREADS) as threads:  # starts none for few shards
+            counted = threads.map(count, numbers) if len(numbers) > _COUNTING_THREADS else map(count, numbers)
+            for window, counts in counted:
                 tokens[window : window + counts.size] += counts
         return tokens
 

@@ -16,7 +16,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from etils import epath
@@ -101,7 +101,11 @@ class ShardCache:
                 f"{url} has {num_bytes} bytes, {self._directory} may hold {self._max_bytes}; set {MAX_BYTES} to more"
             )
         with self._lock:
-            files = [(entry.stat(), Path(entry)) for entry in os.scandir(self._directory) if entry.is_file()]
+            files = []
+            for entry in os.scandir(self._directory):
+                with suppress(FileNotFoundError):  # another process makes room as well
+                    if entry.is_file():
+                        files.append((entry.stat(), Path(entry)))
             total = sum(stat.st_size for stat, _ in files)
             for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
                 if total + num_bytes <= self._max_bytes:

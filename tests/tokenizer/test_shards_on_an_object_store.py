@@ -3,6 +3,8 @@
 A real S3 protocol, on this machine.
 """
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -133,3 +135,29 @@ def test_a_cache_too_small_for_all_makes_room(bucket, written, monkeypatch):
     with pytest.raises(ValueError, match="may hold 10; set LLAMA3_SHARD_CACHE_BYTES to more"):
         OPEN_READERS.discard(remote[0].header.sha256)
         open_shards([f"s3://{bucket}/tokens/web-0.arrayrecord"], tokenizer_fingerprint="f")[0][0]
+
+
+SILENT_STORE = """
+import os, socket, threading, time
+from llama3_jax.tokenizer.patience import Patience
+from llama3_jax.tokenizer.token_shard import TokenShard
+
+listening = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{listening.getsockname()[1]}", "AWS_ACCESS_KEY_ID": "a",
+               "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+told = threading.Event()
+
+def report(line):
+    print(line, flush=True)
+    told.set()
+
+opening = lambda: TokenShard("s3://bucket/web-7.arrayrecord", patience=Patience(report, stall_s=0.5))
+threading.Thread(target=opening, daemon=True).start()
+told.wait(60)
+os._exit(0)
+"""
+
+
+def test_a_store_that_takes_the_request_and_is_silent_is_named(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SILENT_STORE], capture_output=True, text=True, timeout=120)
+    assert "waiting for s3://bucket/web-7.arrayrecord for " in done.stdout, done.stdout + done.stderr
