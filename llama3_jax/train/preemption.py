@@ -7,8 +7,8 @@ signal finds a run decides what comes of it:
     the scores and samples of the end       inside a call that is not Python's, which a signal cannot leave (compiling),
                                             the process is ended after `patience_s`, by a thread
     a training step, saving, the journal    `deferred()`: waits for the next window
-    waiting for a batch, evaluation,        `window()`: `Interrupted` is raised at once; who opened the region catches it
-    samples and plots between steps         and saves
+    waiting for a batch, evaluation,        `window()`: `Interrupted` is raised as soon as the main thread is in Python;
+    samples and plots between steps         who opened the region catches it and saves, so that no thread ends the process
 """
 
 import os
@@ -56,7 +56,10 @@ class Preemption:
         self.saving: Callable[[], bool] = lambda: False
         self.last_words: Callable[[], str] = lambda: "run the same command again to continue"
         self._patience_s = patience_s
-        self._held = 0
+        self._regions = 0
+        """Of `deferred()`, around where the main thread is: within one there may be something to lose."""
+        self._held = False
+        """Whether the innermost of them, or of the windows in them, holds signals back."""
         self._previous = {}
         self._watch: _Watch | None = None
 
@@ -83,22 +86,28 @@ class Preemption:
         Raises: Interrupted on leaving it, if one came.
         """
         self._deliver()
-        self._held += 1
+        self._regions += 1
         try:
-            yield
+            with self._holding(True):
+                yield
         finally:
-            self._held -= 1
+            self._regions -= 1
         self._deliver()
 
     @contextmanager
     def window(self) -> Iterator[None]:
         """A part of a `deferred()` region that a signal may cut off anywhere. Raises: Interrupted."""
-        held, self._held = self._held, 0
-        try:
+        with self._holding(False):
             self._deliver()
             yield
+
+    @contextmanager
+    def _holding(self, held: bool) -> Iterator[None]:
+        before, self._held = self._held, held
+        try:
+            yield
         finally:
-            self._held = held
+            self._held = before
 
     def _deliver(self) -> None:
         if self.requested and not self._held:
@@ -119,7 +128,7 @@ class Preemption:
         `requested` is set by the main thread: while it is not, that thread has not come back to Python since.
         """
         closed.wait(self._patience_s)
-        while self.requested is None and not self._held and not closed.is_set():
+        while self.requested is None and not self._regions and not closed.is_set():
             if not self.saving():
                 words = f"\nstopped by {signal.Signals(number).name}; {self.last_words()}\n"
                 show_cursor = "\033[?25h" if sys.stderr.isatty() else ""  # that a progress bar has hidden

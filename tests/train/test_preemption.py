@@ -167,6 +167,15 @@ def test_what_is_deferred_is_never_cut_off():
     assert (status, out) == (EXIT_INTERRUPTED, ", saved, stopped by SIGTERM")
 
 
+def test_nor_is_a_window_of_it_where_what_came_before_is_not_saved_yet():
+    body = (
+        "try:\n            with preemption.deferred():\n                with preemption.window(): outside_of_python(2)\n"
+        "        finally: print(', saved', end='')"
+    )
+    status, out, _ = Program(body, patience_s=0.1).stop()
+    assert (status, out) == (EXIT_INTERRUPTED, ", saved, stopped by SIGTERM")
+
+
 def test_nor_is_a_checkpoint_on_its_way(tmp_path):
     """A thread writes it, while the main thread is outside of Python."""
     saved = tmp_path / "saved"
