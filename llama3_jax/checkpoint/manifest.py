@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ class Manifest:
             json.dump(fields | {"sha256": _sha256_of(fields)}, out, indent=1)
             out.flush()
             os.fsync(out.fileno())
+
+
+def remove_empty_directories(directory: Path) -> None:
+    """Of those that a writer left, so that one which is there later is known as a stranger."""
+    for path in sorted(directory.rglob("*"), reverse=True):  # what is inside comes first
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def hash_files(directory: Path) -> dict[str, list]:
@@ -77,13 +85,18 @@ def inspect(directory: Path) -> Manifest:
     Raises: DamagedCheckpoint naming the first wrong file; ValueError for a newer format version.
     """
     manifest = read_manifest(directory)
-    files = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
-    found = {str(path) for path in files if str(path) in manifest.files or not path.name.startswith(".")} - {NAME}
-    for name in sorted(found ^ manifest.files.keys()):
-        raise DamagedCheckpoint(f"{directory / name} {'does not belong there' if name in found else 'is missing'}")
+    try:
+        found = dict(_contents(directory))
+    except OSError as error:
+        raise DamagedCheckpoint(f"{error.filename or directory} cannot be read ({error.strerror})") from error
     for name, (size, _) in manifest.files.items():
-        if (directory / name).stat().st_size != size:
-            raise DamagedCheckpoint(f"{directory / name} has {(directory / name).stat().st_size} bytes, the manifest says {size}")
+        if found.get(name) is None:
+            raise DamagedCheckpoint(f"{directory / name} {'is no file' if name in found else 'is missing'}")
+        if found[name] != size:
+            raise DamagedCheckpoint(f"{directory / name} has {found[name]} bytes, the manifest says {size}")
+    for name in sorted(found.keys() - manifest.files.keys() - {NAME}):
+        if not Path(name).name.startswith("."):  # a file system's own
+            raise DamagedCheckpoint(f"{directory / name} does not belong there")
     return manifest
 
 
@@ -102,6 +115,17 @@ def verify(directory: Path) -> Manifest:
         if not same:
             raise DamagedCheckpoint(f"{path} was changed after it was written (sha256 differs)")
     return manifest
+
+
+def _contents(directory: Path) -> Iterator[tuple[str, int | None]]:
+    """Bytes of every file below `directory` by its path in it; None for a directory with nothing in it, a link to nowhere
+    and the like."""
+    for path in directory.rglob("*"):
+        name = str(path.relative_to(directory))
+        if path.is_file():
+            yield name, path.stat().st_size
+        elif path.is_symlink() or not path.is_dir() or not any(path.iterdir()):
+            yield name, None
 
 
 def _sha256_of(fields: dict[str, Any]) -> str:

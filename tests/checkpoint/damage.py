@@ -184,6 +184,18 @@ def point_nowhere(random: Random, checkpoint: Path) -> str:
     return path.name
 
 
+def find_an_empty_directory(random: Random, checkpoint: Path) -> str:
+    stranger = random.choice([checkpoint, checkpoint / "arrays"]) / f"stranger{random.randrange(100)}"
+    stranger.mkdir()
+    return stranger.name
+
+
+def find_a_link_to_nowhere(random: Random, checkpoint: Path) -> str:
+    stranger = random.choice([checkpoint, checkpoint / "arrays"]) / f"stranger{random.randrange(100)}"
+    stranger.symlink_to("nowhere")
+    return stranger.name
+
+
 def become_a_directory(random: Random, checkpoint: Path) -> str:
     path = _any(random, checkpoint)
     path.unlink()
@@ -194,6 +206,6 @@ def become_a_directory(random: Random, checkpoint: Path) -> str:
 RANDOM = (
     cut_anywhere, flip_anywhere, zero_a_stretch, lengthen, swap_any_two, take_a_file_of_the_one_before,
     take_the_manifest_of_the_one_before, be_the_one_before, lose_a_file, lose_everything, find_a_stranger, point_nowhere,
-    become_a_directory,
+    become_a_directory, find_an_empty_directory, find_a_link_to_nowhere,
 )  # fmt: skip
 """Each is given a random generator, for what and where."""

@@ -124,6 +124,22 @@ def test_a_deletion_that_is_interrupted_leaves_nothing_that_is_chosen(store, mon
     assert sorted(path.name for path in store.directory.iterdir()) == ["00000002", "00000003"]
 
 
+def test_a_step_that_is_saved_again_is_never_half_there(store, monkeypatch):
+    save(store, 1, 2)
+
+    def killed(path, **how):
+        if path.name.endswith(".deleting"):
+            next(iter(damage.files(path))).unlink()
+            raise OSError(errno.EIO, "killed here")
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    store.save(2, tree(9), {})
+    with pytest.raises(OSError, match="killed here"):
+        store.wait()
+    monkeypatch.undo()
+    assert store.steps() == [1, 2] and store.latest(report=pytest.fail)[1].step == 2 and value(store, 2) == 9
+
+
 FILL = """
 import sys
 from pathlib import Path
