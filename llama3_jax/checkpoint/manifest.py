@@ -38,7 +38,7 @@ class Manifest:
         """Writes it into `directory` with a hash of itself, on disk when this returns."""
         fields = dataclasses.asdict(self)
         with (directory / NAME).open("w") as out:
-            json.dump(fields | {"sha256": _sha256_of(fields)}, out, indent=1)
+            json.dump(fields | {"sha256": hash_of_fields(fields)}, out, indent=1)
             out.flush()
             os.fsync(out.fileno())
 
@@ -57,7 +57,10 @@ def hash_files(directory: Path) -> dict[str, list]:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Raises: DamagedCheckpoint if there is none or it is not one; ValueError for a newer format version."""
+    """Raises: DamagedCheckpoint if there is none or it is not one; ValueError for another format version.
+
+    The hash of itself is part of the manifest in every version, so that damage is not taken for another version.
+    """
     try:
         fields = json.loads((directory / NAME).read_text())
         version = fields["format_version"]
@@ -65,13 +68,13 @@ def read_manifest(directory: Path) -> Manifest:
         raise DamagedCheckpoint(f"{directory} has no {NAME}: it is not a finished llama3_jax checkpoint") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{directory / NAME} cannot be read ({error})") from error
+    if fields.pop("sha256", None) != hash_of_fields(fields):
+        raise DamagedCheckpoint(f"{directory / NAME} was changed after it was written (sha256 differs)")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{directory} has checkpoint format {version}, this version of llama3_jax reads {FORMAT_VERSION}; "
             f"install the version that wrote it, or start a new run"
         )
-    if fields.pop("sha256", None) != _sha256_of(fields):
-        raise DamagedCheckpoint(f"{directory / NAME} was changed after it was written (sha256 differs)")
     if directory.name.isdigit() and int(directory.name) != fields["step"]:
         raise DamagedCheckpoint(
             f"{directory} holds the checkpoint of step {fields['step']}: directories were renamed or exchanged"
@@ -128,7 +131,7 @@ def _contents(directory: Path) -> Iterator[tuple[str, int | None]]:
             yield name, None
 
 
-def _sha256_of(fields: dict[str, Any]) -> str:
+def hash_of_fields(fields: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 

@@ -3,13 +3,15 @@
 from llama3_jax import commands
 result = commands.train("quickstart", ["name=mine"], data=["notes/"])
 commands.generate(result.directory, ["Once upon a time"])
+commands.export_weights(result.directory)
 commands.bench_train("bench_packed")
 commands.bench_data()
 """
 
 from llama3_jax.commands.bench import bench_train
 from llama3_jax.commands.bench_data import bench_data
+from llama3_jax.commands.export import average_checkpoints, export_weights
 from llama3_jax.commands.generate import generate
 from llama3_jax.commands.train import compose, train
 
-__all__ = ["bench_data", "bench_train", "compose", "generate", "train"]
+__all__ = ["average_checkpoints", "bench_data", "bench_train", "compose", "export_weights", "generate", "train"]

@@ -1,8 +1,11 @@
 """Ways in which a disk or a hand spoils a checkpoint directory; each returns the name of the file to be blamed."""
 
+import json
 import shutil
 from pathlib import Path
 from random import Random
+
+from llama3_jax.checkpoint.manifest import hash_of_fields
 
 MANIFEST = "manifest.json"
 
@@ -209,3 +212,11 @@ RANDOM = (
     become_a_directory, find_an_empty_directory, find_a_link_to_nowhere,
 )  # fmt: skip
 """Each is given a random generator, for what and where."""
+
+
+def claim_version(checkpoint: Path, version: object) -> None:
+    """What another version of the program would have written: not damage."""
+    path = checkpoint / MANIFEST
+    fields = json.loads(path.read_text()) | {"format_version": version}
+    fields.pop("sha256")
+    path.write_text(json.dumps(fields | {"sha256": hash_of_fields(fields)}))

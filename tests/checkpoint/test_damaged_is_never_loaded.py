@@ -1,7 +1,6 @@
 """A checkpoint that is not as it was written is named, reported and passed over."""
 
 import errno
-import json
 import shutil
 from pathlib import Path
 from random import Random
@@ -142,8 +141,7 @@ def test_nothing_is_used_when_all_are_damaged(store):
 
 
 def test_a_newer_format_is_no_damage_and_stops_the_run(store):
-    path = store.path(2) / NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    damage.claim_version(store.path(2), 99)
     with pytest.raises(ValueError, match="format 99.*install") as refused:
         read_manifest(store.path(2))
     assert not isinstance(refused.value, DamagedCheckpoint)

@@ -1,6 +1,5 @@
 """A checkpoint that was written once, by the version that introduced its format, is read for as long as the format is."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from damage import claim_version
 from jax.sharding import NamedSharding, PartitionSpec
 from stored_numbers import META, SHAPES, main, number_array
 
@@ -47,8 +47,7 @@ def test_this_version_writes_the_same_names_and_meta(tmp_path):
 @pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, "next"])
 def test_another_version_is_refused_and_says_what_to_do(tmp_path, version):
     shutil.copytree(STORED / "00000007", tmp_path / "00000007")
-    path = tmp_path / "00000007/manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": version}))
+    claim_version(tmp_path / "00000007", version)
     with pytest.raises(ValueError, match=f"has checkpoint format {version}, this version of llama3_jax reads.*install"):
         read_manifest(tmp_path / "00000007")
     with pytest.raises(ValueError, match=f"format {version}"):

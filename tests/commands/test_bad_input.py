@@ -13,6 +13,7 @@ import pytest
 from tiny_run import write_run
 
 from llama3_jax import commands
+from llama3_jax.checkpoint.manifest import hash_of_fields
 from llama3_jax.commands.main import main
 from llama3_jax.train.journal import read_metrics
 from llama3_jax.train.loop import TrainingDiverged
@@ -150,7 +151,9 @@ def test_a_newer_checkpoint_is_refused(begun):
     (manifest,) = directory.glob("checkpoints/*/manifest.json")
     text = manifest.read_text()
     try:
-        manifest.write_text(json.dumps(json.loads(text) | {"format_version": 99}))
+        fields = json.loads(text) | {"format_version": 99}
+        fields.pop("sha256")
+        manifest.write_text(json.dumps(fields | {"sha256": hash_of_fields(fields)}))
         with pytest.raises(ValueError, match="99"):
             commands.train(run_file, overrides, runs=directory.parent)
     finally:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from llama3_jax.checkpoint.manifest import hash_of_fields
 from llama3_jax.checkpoint.store import CheckpointStore
 from llama3_jax.commands.main import main
 
@@ -59,7 +60,9 @@ def test_verify(run_directory, capsys):
 def test_what_cannot_be_read_is_listed_with_the_reason(run_directory, capsys):
     manifest = run_directory / "checkpoints/00000010/manifest.json"
     fields = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(fields | {"format_version": 99}))
+    fields["format_version"] = 99
+    fields.pop("sha256")
+    manifest.write_text(json.dumps(fields | {"sha256": hash_of_fields(fields)}))
     (run_directory / "checkpoints/00000200/manifest.json").write_text("{")
     code, out, _ = run(capsys, "ls", run_directory)
     assert code == 0 and "format 99" in out and "cannot be read" in out and "anneal/short" in out
