@@ -12,7 +12,7 @@ import moments
 import pytest
 from moments import Watch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
-from tiny_run import STEPS, samples, sound_checkpoints, start, write_run, written
+from tiny_run import STEPS, newest_state, samples, sound_checkpoints, start, write_run, written
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -76,6 +76,7 @@ def test_a_run_killed_again_and_again_is_the_unbroken_one(name, unbroken, run_fi
     assert written(directory) == written(unbroken)
     assert samples(directory) == samples(unbroken)
     assert sound_checkpoints(directory) == sound_checkpoints(unbroken)
+    assert newest_state(directory) == newest_state(unbroken)
     assert losses_in_tensorboard(directory) == losses_in_tensorboard(unbroken)
     assert {path.name for path in directory.rglob("*.p*")} == {path.name for path in unbroken.rglob("*.p*")}, "plots, no .partial"
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_run import STEPS, samples, sound_checkpoints, start, write_run, written
+from tiny_run import STEPS, newest_state, samples, sound_checkpoints, start, write_run, written
 
 from llama3_jax import commands
 from llama3_jax.train.gate import PhaseNotPassed
@@ -146,6 +146,7 @@ def test_a_killed_run_continues_bit_for_bit(finished, run_file, place, moment):
     assert written(directory) == written(finished.directory)
     assert samples(directory) == samples(finished.directory)
     assert sound_checkpoints(directory) == sound_checkpoints(finished.directory)
+    assert newest_state(directory) == newest_state(finished.directory)
 
 
 def test_a_phase_that_does_not_pass_its_gate_ends_the_run_until_it_is_asked_less(finished, run_file, place):

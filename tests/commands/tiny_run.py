@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import subprocess
 import sys
 from pathlib import Path
 
-from llama3_jax.checkpoint.manifest import verify
+import numpy as np
+import orbax.checkpoint as ocp
+
+from llama3_jax.checkpoint.manifest import ARRAYS, verify
 from llama3_jax.train.journal import read_metrics
 
 RUN = """
@@ -96,3 +100,14 @@ def sound_checkpoints(directory: Path) -> list[int]:
         assert path.name.isdigit(), f"{path} was left behind"
         steps.append(verify(path).step)
     return steps
+
+
+def newest_state(directory: Path) -> dict:
+    """All that the newest checkpoint holds, bit for bit, but for the name of the run."""
+    path = directory / "checkpoints" / f"{sound_checkpoints(directory)[-1]:08d}"
+    manifest = verify(path)
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in manifest.arrays}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        arrays = reader.restore(path / ARRAYS, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    bits = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+    return {**manifest.meta, "run": {**manifest.meta["run"], "name": None}, "arrays": bits}
