@@ -74,7 +74,8 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
             batches=lambda span, sharding, microbatches, step: stage_batches(
                 span, sharding, microbatches=microbatches, first_step=step
             ),
-            initial_model=begin, evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
+            initial_model=begin,
+            warm_up=held_out.warm_up, evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
             sample=sample, sample_every=run.samples.every_steps,
             plot=lambda: plot_run(directory), meta=meta,
         )  # fmt: skip

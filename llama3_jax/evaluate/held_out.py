@@ -52,17 +52,24 @@ class HeldOutText:
         Bits per byte counts the nats of end-of-text tokens too, which have no bytes.
         """
         nats_C, tokens_C = np.zeros(len(self.sources)), np.zeros(len(self.sources))
-        sharding = NamedSharding(mesh, spec("batch", "position"))
-        with jax.set_mesh(mesh):
-            for batch in self._batches:
-                nats, tokens = self._sums(model, jax.tree.map(lambda leaf: _place(leaf, sharding), batch))
-                nats_C += np.asarray(nats, np.float64)
-                tokens_C += np.asarray(tokens, np.float64)
+        for batch in self._batches:
+            nats, tokens = self._score(batch, model, mesh)
+            nats_C += np.asarray(nats, np.float64)
+            tokens_C += np.asarray(tokens, np.float64)
         scores = {"eval_loss": nats_C.sum() / tokens_C.sum(), "bits_per_byte": _bits(nats_C.sum(), self._bytes_C.sum())}
         for number, name in enumerate(self.sources):
             scores[f"eval_loss/{name}"] = nats_C[number] / tokens_C[number]
             scores[f"bits_per_byte/{name}"] = _bits(nats_C[number], self._bytes_C[number])
         return {name: float(score) for name, score in scores.items()}
+
+    def warm_up(self, model: Transformer, mesh: Mesh) -> None:
+        """Compiles what `score` runs for a model of these shapes, by scoring the first batch."""
+        jax.block_until_ready(self._score(self._batches[0], model, mesh))
+
+    def _score(self, batch: Batch, model: Transformer, mesh: Mesh) -> tuple[Array, Array]:
+        sharding = NamedSharding(mesh, spec("batch", "position"))
+        with jax.set_mesh(mesh):
+            return self._sums(model, jax.tree.map(lambda leaf: _place(leaf, sharding), batch))
 
 
 def _sums(

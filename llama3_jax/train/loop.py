@@ -97,6 +97,8 @@ class Surroundings:
     """(span, sharding, micro-batches, first step) -> its global batches [A, B, S]."""
     initial_model: Callable[[Transformer], Transformer]
     """What a new run begins with, given fresh parameters."""
+    warm_up: Callable[[Transformer, Mesh], None]
+    """Compiles `evaluate` for models of these shapes, where a signal may cut that off."""
     evaluate: Callable[[Transformer, Mesh], Mapping[str, float]]
     evaluate_every: int
     sample: Callable[[Transformer, Mesh], Mapping[str, str]]
@@ -173,6 +175,8 @@ class _Loop:
         )
         self.lag = 0 if jax.devices()[0].platform == "cpu" else 1  # an accelerator computes while we read the step before
         self.compiled: dict[tuple, Any] = {}
+        self.warm: tuple | None = None
+        """What the evaluation is compiled for."""
         self.include = jax.jit(Average.include, donate_argnums=0)
         self.first, self.phase = (resume[1].step, resume[1].meta["cursor"]["phase"]) if resume else (0, None)
         self.done = self.saved = self.first
@@ -245,6 +249,7 @@ class _Loop:
         """Until here all that is trained is saved, or being saved: a signal while compiling ends the run at once."""
         around = self.around
         step_function, compile_s = self._compile(span)
+        self._warm_up(span)
         batches = around.batches(span, self._rows_sharding(), self._microbatches(span), first)
         with around.preemption.deferred():
             self.clock = time.perf_counter()
@@ -320,6 +325,14 @@ class _Loop:
             f"{phase.name}/{stage.name}: compiled in {seconds:.1f} s, {temporary / 2**20:,.0f} MiB per device beside the state"
         )
         return program, seconds
+
+    def _warm_up(self, span: Span) -> None:
+        """Evaluation is compiled here, not when it is due: what was trained by then could not be saved before XLA is done."""
+        key = (self.recipe.model_config(span.phase), self.recipe.mesh_config(span.phase))
+        if key != self.warm:
+            with self.around.goodput.span("compile"):
+                self.around.warm_up(self.out.learner.state.model, self.out.mesh)
+            self.warm = key
 
     def _drain(self, span: Span, leave: int = 0) -> None:
         """Records the steps whose metrics were not read yet, but for the last `leave`."""
