@@ -43,6 +43,14 @@ setup(
         "gpu": ["jax[cuda13]"],
         "s3": ["s3fs>=2025.1"],
         "gcs": ["gcsfs>=2025.1"],
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8", "moto[server]>=5", "s3fs>=2025.1"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.8",
+            "moto[server]>=5",
+            "s3fs>=2025.1",
+            "gcsfs>=2025.1",
+        ],
     },
 )

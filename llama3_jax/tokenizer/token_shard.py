@@ -131,7 +131,7 @@ class TokenShardWriter:
         os.replace(self._partial, self.path)
         _replace(_lengths_path(self.path), lengths.getvalue())
         fields = dataclasses.asdict(header)
-        _replace(_header_path(self.path), json.dumps(fields | {"checksum": _checksum(fields)}, indent=1).encode())
+        _replace(_header_path(self.path), json.dumps(fields | {"checksum": checksum_of(fields)}, indent=1).encode())
 
 
 @contextmanager
@@ -315,7 +315,7 @@ def _read_header(path: Path | epath.Path) -> ShardHeader:
             f"{header_path} has format_version {version}, this library reads {FORMAT_VERSION}; "
             "update llama3_jax, or prepare the shard again"
         )
-    if checksum != _checksum(fields):
+    if checksum != checksum_of(fields):
         raise ValueError(changed(header_path))
     try:
         return ShardHeader(**fields)
@@ -323,7 +323,7 @@ def _read_header(path: Path | epath.Path) -> ShardHeader:
         raise ValueError(f"{header_path} is no shard header ({error}); prepare the shard again") from error
 
 
-def _checksum(fields: dict) -> str:
+def checksum_of(fields: dict) -> str:
     """Of a header's other fields."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

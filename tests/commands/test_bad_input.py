@@ -15,6 +15,7 @@ from tiny_run import write_run
 from llama3_jax import commands
 from llama3_jax.checkpoint.manifest import hash_of_fields
 from llama3_jax.commands.main import main
+from llama3_jax.tokenizer.token_shard import checksum_of
 from llama3_jax.train.journal import read_metrics
 from llama3_jax.train.loop import TrainingDiverged
 
@@ -171,7 +172,9 @@ def test_a_truncated_shard_and_a_shard_of_another_vocabulary_are_refused(begun):
         with pytest.raises(ValueError, match=shard.name):
             commands.train(run_file, overrides, runs=directory.parent)
         shard.write_bytes(content)
-        header.write_text(json.dumps(json.loads(text) | {"tokenizer_fingerprint": "0" * 64}))
+        fields = json.loads(text) | {"tokenizer_fingerprint": "0" * 64}
+        fields.pop("checksum")
+        header.write_text(json.dumps(fields | {"checksum": checksum_of(fields)}))
         with pytest.raises(ValueError, match="tokenizer"):
             commands.train(run_file, overrides, runs=directory.parent)
     finally:
