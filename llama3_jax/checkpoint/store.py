@@ -6,7 +6,8 @@
 
 A save copies the arrays to the host and returns; a thread then writes them, hashes the files, writes the manifest and
 renames the directory, so that a name without a suffix is always a whole checkpoint. Nothing is compressed: floats that are
-trained would shrink by 7%, and take nearly twice as long to write, on cores that a training step may want.
+trained would shrink by 7%, and take nearly twice as long to write, on cores that a training step may want. In a job of
+several processes each writes the shards that its devices hold; the first one does the rest when all have written.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from llama3_jax.checkpoint.manifest import (
     verify,
 )
 from llama3_jax.checkpoint.tree import flatten
+from llama3_jax.sharding import processes
 
 SPACE_MARGIN = 1.1
 """Free bytes wanted before a save, relative to the bytes of the arrays."""
@@ -60,7 +62,7 @@ class CheckpointStore:
         arrays = flatten(tree)
         self.require_space(arrays)
         partial = self.path(step).with_name(self.path(step).name + PARTIAL)
-        if jax.process_index() == 0:
+        if processes.is_first():
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self._writer = self._writer or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
@@ -160,19 +162,19 @@ class CheckpointStore:
     def _finish(self, step: int, partial: Path, described: dict, meta: dict) -> None:
         try:
             self._writer.wait_until_finished()
-            if jax.process_index() != 0:
-                return
-            remove_empty_directories(partial)
-            Manifest(format_version=FORMAT_VERSION, step=step, arrays=described, meta=meta, files=hash_files(partial)).write(
-                partial
-            )
-            before = self._condemn(step) if self.path(step).exists() else None
-            os.replace(partial, self.path(step))
-            if before:
-                shutil.rmtree(before)
-            self._retire(step)
+            processes.once("checkpoint", lambda: self._commit(step, partial, described, meta))
         except BaseException as failure:  # noqa: BLE001 - handed to the thread that saves or waits next
             self._failure = failure
+
+    def _commit(self, step: int, partial: Path, described: dict, meta: dict) -> None:
+        remove_empty_directories(partial)
+        manifest = Manifest(format_version=FORMAT_VERSION, step=step, arrays=described, meta=meta, files=hash_files(partial))
+        manifest.write(partial)
+        before = self._condemn(step) if self.path(step).exists() else None
+        os.replace(partial, self.path(step))
+        if before:
+            shutil.rmtree(before)
+        self._retire(step)
 
     def _retire(self, newest: int) -> None:
         """Deletes what is older than the last `keep_last` good ones.

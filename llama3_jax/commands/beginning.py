@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from llama3_jax.checkpoint.manifest import NAME, Manifest, verify
+from llama3_jax.checkpoint.manifest import NAME, read_manifest, verify
 from llama3_jax.checkpoint.restore import restore_part
 from llama3_jax.commands.export import parameters_prefix
 from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER
 from llama3_jax.model.transformer import Transformer
+from llama3_jax.sharding import processes
 
 
 def initial_model(init_from: str | None, tokenizer: str, say: Callable[[str], None]) -> Callable[[Transformer], Transformer]:
@@ -23,7 +24,8 @@ def initial_model(init_from: str | None, tokenizer: str, say: Callable[[str], No
     """
     if init_from is None:
         return lambda model: model
-    path, manifest = _found(Path(init_from).expanduser())
+    path = Path(processes.of_first("init_from", lambda: str(_found(Path(init_from).expanduser()))))
+    manifest = read_manifest(path)
     if manifest.meta["tokenizer"] != tokenizer:
         raise ValueError(
             f"init_from={init_from} was trained with another tokenizer than this run's, its embeddings are of other tokens; use "
@@ -43,10 +45,13 @@ def initial_model(init_from: str | None, tokenizer: str, say: Callable[[str], No
     return begin
 
 
-def _found(place: Path) -> tuple[Path, Manifest]:
+def _found(place: Path) -> Path:
+    """A checkpoint, verified."""
     if (place / NAME).is_file():
-        return place, verify(place)
+        verify(place)
+        return place
     steps = sorted((path for path in (place / CHECKPOINTS).glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
     if not steps:
         raise FileNotFoundError(f"init_from={place} is no checkpoint, and has none; give a run directory or exported weights")
-    return steps[-1], verify(steps[-1])
+    verify(steps[-1])
+    return steps[-1]

@@ -12,7 +12,8 @@ from llama3_jax.batches.source import Source
 from llama3_jax.batches.stream import TokenStream
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.commands.run_directory import TOKENIZER
-from llama3_jax.curation.corpus import prepare_corpus
+from llama3_jax.curation.corpus import open_corpus, prepare_corpus
+from llama3_jax.sharding import processes
 from llama3_jax.tokenizer.bpe import Tokenizer
 from llama3_jax.tokenizer.object_store import located
 from llama3_jax.tokenizer.token_shard import TokenShard
@@ -37,7 +38,9 @@ def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> 
     if isinstance(run.data, Shards):
         tokenizer_path, train, held_out = run.data.tokenizer_path, run.data.train, run.data.held_out
     else:
-        corpus = prepare_corpus(run.data, directory / "data", vocab_size=run.model.vocab_size, report=report)
+        place, vocab_size = directory / "data", run.model.vocab_size
+        processes.once("corpus", lambda: prepare_corpus(run.data, place, vocab_size=vocab_size, report=report))
+        corpus = open_corpus(place)
         tokenizer_path, train, held_out = corpus.tokenizer_path, corpus.train, corpus.held_out
     tokenizer = Tokenizer.load(tokenizer_path)
     if tokenizer.vocab_size != run.model.vocab_size:
@@ -45,7 +48,7 @@ def open_data(run: TrainRun, directory: Path, report: Callable[[str], None]) -> 
             f"{tokenizer_path} has {tokenizer.vocab_size} ids, model.vocab_size is {run.model.vocab_size}; set "
             f"model.vocab_size={tokenizer.vocab_size} or name the tokenizer the shards were made with"
         )
-    (directory / TOKENIZER).write_bytes(located(tokenizer_path).read_bytes())
+    processes.once("tokenizer", lambda: (directory / TOKENIZER).write_bytes(located(tokenizer_path).read_bytes()))
 
     train, held_out = (
         {

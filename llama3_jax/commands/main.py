@@ -7,9 +7,11 @@ import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from llama3_jax import __version__
+from llama3_jax.commands.job import job, place_of
 from llama3_jax.config.errors import ConfigError
 from llama3_jax.train.diverged import TrainingDiverged
 from llama3_jax.train.gate import PhaseNotPassed
@@ -76,22 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.overrides += rest  # values given after an option
     try:
         return parsed.run(parsed)
-    except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if not _expected(error) or os.environ.get("LLAMA3_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+    except (Exception, KeyboardInterrupt) as error:
+        message, status = _told(error)
+        print(message, file=sys.stderr)
+        return status
 
 
-def _expected(error: Exception) -> bool:
-    """Whether the message of an error is meant for the user; anything else is ours and shows its traceback."""
-    return isinstance(error, ValueError | OSError | TrainingDiverged | PhaseNotPassed)
+def _told(error: BaseException) -> tuple[str, int]:
+    """What to print of an exception, and the exit status.
+
+    Some have a message that is meant for the user; any other is ours and shows its traceback.
+    """
+    if isinstance(error, Interrupted):
+        return f"\n{error}", EXIT_INTERRUPTED
+    if isinstance(error, KeyboardInterrupt):
+        return "\ninterrupted", 130
+    expected = isinstance(error, ValueError | OSError | TrainingDiverged | PhaseNotPassed)
+    if not expected or os.environ.get("LLAMA3_TRACEBACK"):
+        return "".join(traceback.format_exception(error)), 1
+    return f"error: {error}", 2 if isinstance(error, ConfigError) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,6 +123,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--runs", default=None, metavar="DIR", help="where run directories lie (default: ./runs)")
     train.add_argument("--print-config", action="store_true", help="print every value and where it came from, and stop")
+    several = train.add_argument_group(
+        "a job of several processes",
+        "Start the same command once for each, on one shared file system; launch/local_job.sh does so on this machine. The "
+        "mesh is over the devices of all. Or by the environment: LLAMA3_COORDINATOR, LLAMA3_NUM_PROCESSES, LLAMA3_PROCESS_ID.",
+    )
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT",
+        help="of process 0, a port that is free there; auto: as Slurm, Open MPI, Kubernetes or the TPU pod says",
+    )  # fmt: skip
+    several.add_argument("--num-processes", type=int, metavar="N")
+    several.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0")
 
     generate = command("generate", "continue prompts with a trained model", GENERATE, _generate)
     generate.add_argument("run_directory", metavar="RUN_DIR")
@@ -153,7 +169,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    with Preemption(patience_s=PATIENCE_S) as preemption:
+    place = place_of(arguments.coordinator, arguments.num_processes, arguments.process_id, os.environ)
+    with Preemption(patience_s=PATIENCE_S) as preemption, job(place, preemption, _told):
         from llama3_jax.commands.train import RUNS, compose, run_training
 
         swallowed = [word for word in arguments.data if re.match(r"[\w.]+=", word) and not os.path.exists(word)]

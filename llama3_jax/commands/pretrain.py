@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from llama3_jax.batches.loader import stage_batches
 from llama3_jax.batches.timeline import timeline
-from llama3_jax.checkpoint.manifest import Manifest
+from llama3_jax.checkpoint.manifest import Manifest, read_manifest
 from llama3_jax.checkpoint.store import CheckpointStore
 from llama3_jax.commands import summary
 from llama3_jax.commands.beginning import initial_model
@@ -24,9 +24,10 @@ from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.evaluate.held_out import HeldOutText
 from llama3_jax.model.transformer import Transformer
+from llama3_jax.sharding import processes
 from llama3_jax.sharding.axes import make_mesh
 from llama3_jax.train.goodput import Goodput
-from llama3_jax.train.journal import Journal
+from llama3_jax.train.journal import Journal, NoJournal
 from llama3_jax.train.loop import Recipe, Surroundings, train
 from llama3_jax.train.machine import matmul_flops_per_s
 from llama3_jax.train.plots import plot_run
@@ -44,12 +45,11 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         summary.require_epochs(run, recipe, data)
         meta = {"run": to_mapping(run), "tokenizer": data.tokenizer.fingerprint, "data": dict(data.fingerprints)}
         store = CheckpointStore(directory / CHECKPOINTS, keep_last=run.checkpoint.keep_last, keep_every=run.checkpoint.keep_every)
-        store.clear_leftovers()
-        resume = store.latest(report=say, foreign=lambda manifest: "; ".join(_differences(manifest, recipe, meta)))
+        resume = _begin(store, recipe, meta, say)
         first = resume[1].step if resume else 0
         begin = initial_model(None if resume else run.init_from, data.tokenizer.fingerprint, say)
         preemption.saving = lambda: store.saving
-        peak = matmul_flops_per_s(run.precision)
+        peak = processes.of_first("peak", lambda: matmul_flops_per_s(run.precision))
         for line in summary.before(run, recipe, data, mesh, peak):
             say(line)
         held_out = HeldOutText(
@@ -58,11 +58,16 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         )  # fmt: skip
         sampler = Sampler(run, data)
     say(_beginning(first, recipe.num_steps))
+    journal_in = Journal if processes.is_first() else NoJournal
     with (
-        Journal(directory, resume_step=first, looked=resume is None or resume[1].meta["looked"]) as journal,
-        Progress(recipe.num_steps, first_step=first + 1, total_tokens=recipe.num_tokens) as progress,
+        journal_in(directory, resume_step=first, looked=resume is None or resume[1].meta["looked"]) as journal,
+        Progress(recipe.num_steps, first_step=first + 1, total_tokens=recipe.num_tokens, stream=say.stream) as progress,
         contextlib.closing(store),
     ):
+
+        def score(model: Transformer, mesh: Mesh) -> dict[str, float]:
+            scores = held_out.score(model, mesh)
+            return processes.of_first("scores", lambda: scores)  # every process decides by the same bits
 
         def sample(model: Transformer, mesh: Mesh) -> dict[str, str]:
             return {source: shown(*text) for source, text in sampler(model, mesh).items()}
@@ -74,14 +79,13 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
             batches=lambda span, sharding, microbatches, step: stage_batches(
                 span, sharding, microbatches=microbatches, first_step=step
             ),
-            initial_model=begin,
-            warm_up=held_out.warm_up, evaluate=held_out.score, evaluate_every=run.held_out.every_steps,
+            initial_model=begin, warm_up=held_out.warm_up, evaluate=score, evaluate_every=run.held_out.every_steps,
             sample=sample, sample_every=run.samples.every_steps,
-            plot=lambda: plot_run(directory), meta=meta,
+            plot=lambda: processes.once("plots", lambda: plot_run(directory)), meta=meta,
         )  # fmt: skip
         outcome = train(recipe, around, resume=resume)
         with goodput.span("evaluate"):
-            scores = held_out.score(outcome.learner.best, outcome.mesh)
+            scores = score(outcome.learner.best, outcome.mesh)
         with goodput.span("sample"):
             samples = sampler(outcome.learner.best, outcome.mesh)
         if not journal.has_samples(recipe.num_steps):
@@ -99,6 +103,18 @@ def _recipe(run: TrainRun, data: RunData) -> Recipe:
         optimizer=run.optimizer, mesh=run.mesh, seed=run.seed, precision=run.precision, attention=run.attention,
         max_skipped_steps=run.max_skipped_steps,
     )  # fmt: skip
+
+
+def _begin(store: CheckpointStore, recipe: Recipe, meta: dict, say: Log) -> tuple[Path, Manifest] | None:
+    """The checkpoint to go on from, which the first process chooses and verifies; what killed processes left is cleared."""
+
+    def choose() -> int | None:
+        store.clear_leftovers()
+        found = store.latest(report=say, foreign=lambda manifest: "; ".join(_differences(manifest, recipe, meta)))
+        return found and found[1].step
+
+    step = processes.of_first("checkpoint to resume", choose)
+    return None if step is None else (store.path(step), read_manifest(store.path(step)))
 
 
 def _differences(manifest: Manifest, recipe: Recipe, meta: dict) -> list[str]:

@@ -48,7 +48,8 @@ def claim(directory: Path, run: Loaded[TrainRun]) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(
-                f"another process is working in {directory}; wait for it, stop it, or choose another name=..."
+                f"another process is working in {directory}; wait for it, stop it, or choose another name=...; processes of "
+                "one job are told so: --coordinator"
             ) from None
         partial = directory / f"{CONFIG}.partial"
         partial.write_text(run.render(), encoding="utf-8")

@@ -21,11 +21,11 @@ class Sampler:
     def __call__(self, model: Transformer, mesh: Mesh) -> dict[str, tuple[str, str]]:
         """Source -> (prompt, continuation). The same model gives the same text.
 
-        In a job of several processes there are none: no process holds the whole model.
+        In a job of several processes all call this and the first one gets them; none, where its devices hold no replica.
         """
-        if jax.process_count() > 1:
+        if (replica := one_replica(model, mesh)) is None:
             return {}
-        model, mesh = one_replica(model, mesh)
+        model, mesh = replica
         with jax.set_mesh(mesh):
             texts = generate(
                 model, list(self._prompts.values()), max_new_tokens=self._run.samples.max_new_tokens,

@@ -6,12 +6,16 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from llama3_jax import __version__
 from llama3_jax.commands.log import Log
 from llama3_jax.commands.result import TrainResult
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.commands.run_directory import claim, full_disk_named, saved_so_far
 from llama3_jax.config.load import Loaded, load
+from llama3_jax.config.render import difference
+from llama3_jax.config.tree import to_mapping
 from llama3_jax.curation.corpus import Corpus
+from llama3_jax.sharding import processes
 from llama3_jax.train.goodput import Goodput
 from llama3_jax.train.preemption import Interrupted, Preemption
 
@@ -74,7 +78,10 @@ def run_training(loaded: Loaded[TrainRun], runs: str | Path = RUNS, *, preemptio
             return run_training(loaded, runs, preemption=preemption)
     goodput, directory = Goodput(), Path(runs).expanduser().absolute() / loaded.value.name
     preemption.last_words = lambda: saved_so_far(directory)
-    with full_disk_named(directory), claim(directory, loaded), Log(directory) as say:
+    _require_one_run(loaded.value, directory)
+    with full_disk_named(directory), contextlib.ExitStack() as held:
+        processes.once("run directory", lambda: held.enter_context(claim(directory, loaded)))
+        say = held.enter_context(Log(directory))
         try:
             with goodput.span("start_up"):
                 from llama3_jax.commands.pretrain import pretrain  # jax, grain, orbax: not before the config is right
@@ -88,3 +95,10 @@ def run_training(loaded: Loaded[TrainRun], runs: str | Path = RUNS, *, preemptio
             with contextlib.suppress(OSError):  # the error itself may be that the disk is full
                 say.only_file(f"{type(error).__name__}: {error}")
             raise
+
+
+def _require_one_run(run: TrainRun, directory: Path) -> None:
+    """Raises: ValueError in a job whose processes were not all told the same."""
+    mine = {"run directory": str(directory), "llama3_jax": __version__, "run": to_mapping(run)}
+    if differs := difference(processes.of_first("run", lambda: mine), mine):
+        raise ValueError("\n  ".join([f"process {processes.index()} was started otherwise than process 0:", *differs]))

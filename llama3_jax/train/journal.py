@@ -92,6 +92,31 @@ class Journal:
             )
 
 
+class NoJournal:
+    """Takes what a `Journal` takes and keeps nothing: that of the processes that do not speak for their job."""
+
+    def __init__(self, directory: Path, *, resume_step: int, looked: bool = True):
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def step(self, record: Mapping[str, float | str]) -> None:
+        pass
+
+    def evaluation(self, record: Mapping[str, float | str]) -> None:
+        pass
+
+    def samples(self, step: int, texts: Mapping[str, str]) -> None:
+        pass
+
+    def has_samples(self, step: int) -> bool:
+        return True
+
+
 def read_metrics(path: Path) -> list[dict[str, float | str]]:
     """The records of a `metrics.jsonl`, in order; a last line torn by a kill is left out.
 

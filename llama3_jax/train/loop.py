@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.batches.batch import Batch
@@ -40,6 +40,7 @@ from llama3_jax.train.preemption import Insisted, Interrupted, Preemption
 from llama3_jax.train.progress import Progress
 from llama3_jax.train.spikes import SpikeWatch
 from llama3_jax.train.step import StepFunction, TrainState
+from llama3_jax.train.stopping import told_to_stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +260,8 @@ class _Loop:
                         batch = next(batches)
                     self._step(span, step, step_function, batch, compile_s if step == first else 0.0)
                     self._after_step(span)
+                    if told := told_to_stop(around.preemption.requested, self.done, self.lag):
+                        raise Interrupted(f"stopped by {told}")
             except Insisted:
                 raise
             except Interrupted as stop:
@@ -271,7 +274,7 @@ class _Loop:
     def _step(self, span: Span, step: int, function: StepFunction, batch: Batch, compile_s: float) -> None:
         learner, rate = self.out.learner, self.rate(step)
         with self.around.goodput.span("step"):
-            learner.state, metrics = function(learner.state, batch, jnp.float32(rate))
+            learner.state, metrics = function(learner.state, batch, np.float32(rate))
             self.done, learner.looked = step + 1, False
             self.pending.append((step, metrics, rate, {"compile_s": compile_s} if compile_s else {}))
             self._drain(span, self.lag)

@@ -20,8 +20,8 @@ def matmul_flops_per_s(precision: Precision) -> float:
     Devices that are emulated on a CPU share it, so they work on the matmul together, each on its rows. Not to be called
     where a mesh is set: there jax would spread each product over the mesh.
     """
-    first = jax.devices()[0]
-    size, devices = (CPU_SIZE, jax.local_devices()) if first.platform == "cpu" else (ACCELERATOR_SIZE, [first])
+    first, *others = jax.local_devices()
+    size, devices = (CPU_SIZE, [first, *others]) if first.platform == "cpu" else (ACCELERATOR_SIZE, [first])
     rows = -(-size // len(devices))
     multiply = jax.jit(jnp.matmul)
 

@@ -8,7 +8,9 @@ signal finds a run decides what comes of it:
                                             the process is ended after `patience_s`, by a thread
     a training step, saving, the journal    `deferred()`: waits for the next window
     waiting for a batch, evaluation,        `window()`: `Interrupted` is raised as soon as the main thread is in Python;
-    samples and plots between steps         who opened the region catches it and saves, so that no thread ends the process
+    samples and plots between steps         who opened the region catches it and saves, so that no thread ends the process.
+                                            In a job of several processes, which must save together, there are no windows:
+                                            it ends after a step that all agree on (see `stopping`)
 """
 
 import os
@@ -47,6 +49,8 @@ class Preemption:
         requested: name of the first signal received, such as "SIGTERM"; None until then.
         saving: whether a checkpoint is being written behind the main thread's back; it is never cut off.
         last_words: what is printed when the process is ended for the main thread.
+        end: prints its argument and ends the process.
+        alone: whether this process may stop where it likes; one of a job's may not.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -55,6 +59,8 @@ class Preemption:
         self.requested: str | None = None
         self.saving: Callable[[], bool] = lambda: False
         self.last_words: Callable[[], str] = lambda: "run the same command again to continue"
+        self.end: Callable[[str], None] = _end
+        self.alone = True
         self._patience_s = patience_s
         self._regions = 0
         """Of `deferred()`, around where the main thread is: within one there may be something to lose."""
@@ -97,7 +103,7 @@ class Preemption:
     @contextmanager
     def window(self) -> Iterator[None]:
         """A part of a `deferred()` region that a signal may cut off anywhere. Raises: Interrupted."""
-        with self._holding(False):
+        with self._holding(not self.alone and self._held):
             self._deliver()
             yield
 
@@ -130,12 +136,15 @@ class Preemption:
         closed.wait(self._patience_s)
         while self.requested is None and not self._regions and not closed.is_set():
             if not self.saving():
-                words = f"\nstopped by {signal.Signals(number).name}; {self.last_words()}\n"
-                show_cursor = "\033[?25h" if sys.stderr.isatty() else ""  # that a progress bar has hidden
-                sys.stdout.flush()
-                os.write(2, (show_cursor + words).encode())
-                os._exit(EXIT_INTERRUPTED)
+                self.end(f"\nstopped by {signal.Signals(number).name}; {self.last_words()}\n")
             closed.wait(0.02)
+
+
+def _end(words: str) -> None:
+    show_cursor = "\033[?25h" if sys.stderr.isatty() else ""  # that a progress bar has hidden
+    sys.stdout.flush()
+    os.write(2, (show_cursor + words).encode())
+    os._exit(EXIT_INTERRUPTED)
 
 
 class _Watch:
