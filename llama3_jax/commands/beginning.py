@@ -9,6 +9,8 @@ from llama3_jax.checkpoint.manifest import NAME, read_manifest, verify
 from llama3_jax.checkpoint.restore import restore_part
 from llama3_jax.commands.export import parameters_prefix
 from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER
+from llama3_jax.config.render import difference
+from llama3_jax.config.tree import to_mapping
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding import processes
 
@@ -40,6 +42,8 @@ def initial_model(init_from: str | None, tokenizer: str, say: Callable[[str], No
                 "run"
             )
         say(f"parameters begin as those of {path}: {taken}")
+        if differs := difference(manifest.meta["model"], to_mapping(model.cfg)):  # such as rope_theta: no shape shows it
+            say("\n  ".join(["they were trained in a model of", *differs]))
         return taken_model
 
     return begin

@@ -58,6 +58,8 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         )  # fmt: skip
         sampler = Sampler(run, data)
     say(_beginning(first, recipe.num_steps))
+    if resume and (differs := difference(resume[1].meta["run"], meta["run"])):
+        say("\n  ".join(["otherwise than it was saved:", *differs]))
     journal_in = Journal if processes.is_first() else NoJournal
     with (
         journal_in(directory, resume_step=first, looked=resume is None or resume[1].meta["looked"]) as journal,

@@ -144,10 +144,11 @@ class TrainRun:
 
 
 _MAY_CHANGE = re.compile(
-    r"(name|mesh|attention|max_epochs|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
+    r"(name|mesh|precision|attention|max_epochs|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
     r"|phases\[\d+\]\.(mesh|remat|fsdp|gate|stages\[\d+\]\.rows_per_group))(?![\w])"
 )
-"""Values that may differ when a run is continued: they change how it is run and seen, not what it computes."""
+"""Values that may differ when a run is continued: they change how it is run and seen, and numbers by rounding at most (what
+is stored is float32 under every precision)."""
 
 
 def changes(before: dict, after: dict, begun: Sequence[Mapping] = ()) -> list[str]:

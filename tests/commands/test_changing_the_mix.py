@@ -109,3 +109,17 @@ def test_a_source_that_repeats_too_often_is_refused_before_training(run_file, tm
     assert not (tmp_path / "tiny/metrics.jsonl").exists()
     with pytest.raises(ValueError, match="max_epochs names source 'tale'"):
         commands.train(run_file, ["max_epochs={tale: 1}"], runs=tmp_path / "b")
+
+
+def test_a_run_goes_on_with_another_precision_and_says_so(run_file, tmp_path, capsys):
+    short = ["phases.1.stages.0.tokens=128", "phases.2.stages.0.tokens=128"]
+    directory = train_until(STOP, run_file, short, tmp_path)
+    before = steps_of(directory)
+    capsys.readouterr()
+    commands.train(run_file, [*short, "precision=bfloat16"], runs=tmp_path)
+    assert "otherwise than it was saved:\n  precision: float32 -> bfloat16\n" in capsys.readouterr().out
+    steps = steps_of(directory)
+    assert before.items() <= steps.items() and len(steps) == 18
+    assert max(steps[step][0] for step in range(STOP + 1, 19)) < steps[1][0]
+    newest = max((directory / "checkpoints").iterdir())
+    assert {dtype for dtype, _ in read_manifest(newest).arrays.values()} == {"float32", "int32"}

@@ -43,6 +43,8 @@ def test_a_run_begins_with_the_weights_of_another(run_file, teacher, capsys):
     assert first_step(student)["loss"] == first_step(exported)["loss"] < first_step(teacher)["loss"] - 0.5
     one = begin(run_file, "one", f"init_from={teacher}/checkpoints/00000025", vocabulary)
     assert first_step(one)["loss"] != first_step(student)["loss"]
+    said = capsys.readouterr().out
+    assert "they were trained in a model of\n  rope_scaling: {factor: 4" in said, "the last phase of the teacher's has it"
     capsys.readouterr()
     commands.train(run_file, ["name=student", *SHORT, f"init_from={teacher}", vocabulary], runs=run_file.parent / "runs")
     assert "parameters begin" not in capsys.readouterr().out, "a run that goes on has its own"
