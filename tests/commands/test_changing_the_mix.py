@@ -40,7 +40,7 @@ def train_until(step, run_file, overrides, runs):
 
 
 @pytest.fixture(scope="module")
-def run_file(tmp_path_factory):
+def run_file(tmp_path_factory, shared_programs):
     directory = tmp_path_factory.mktemp("mix")
     file = write_run(directory)
     lines = [json.dumps({"id": f"sum{n}", "text": " ".join(f"{n}+{m}={n + m}" for m in range(30))}) for n in range(60)]

@@ -17,7 +17,7 @@ from llama3_jax.commands.main import main
 
 
 @pytest.fixture(scope="module")
-def run_directory(tmp_path_factory):
+def run_directory(tmp_path_factory, shared_programs):
     place = tmp_path_factory.mktemp("exports")
     return commands.train(write_run(place), ["checkpoint.keep_last=9"], runs=place / "runs").directory
 

@@ -15,7 +15,7 @@ SHORT = ["phases=[{name: only, learning_rate: {kind: warmup_cosine, peak: 1e-3, 
 
 
 @pytest.fixture(scope="module")
-def run_file(tmp_path_factory):
+def run_file(tmp_path_factory, shared_programs):
     return write_run(tmp_path_factory.mktemp("init_from"))
 
 

@@ -18,13 +18,9 @@ ROUNDING = 1e-6
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A directory for the runs of this file, whose processes share compiled programs."""
-    place = tmp_path_factory.mktemp("jobs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(place / "programs"))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield place
+def place(tmp_path_factory, shared_programs):
+    """A directory for the runs of this file."""
+    return tmp_path_factory.mktemp("jobs")
 
 
 @pytest.fixture(scope="module")

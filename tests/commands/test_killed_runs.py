@@ -39,13 +39,9 @@ ATTEMPTS = 4
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Where the runs of this file lie, which share compiled programs."""
-    place = tmp_path_factory.mktemp("killed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(place / "programs"))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield place
+def place(tmp_path_factory, shared_programs):
+    """A directory for the runs of this file."""
+    return tmp_path_factory.mktemp("killed")
 
 
 @pytest.fixture(scope="module")

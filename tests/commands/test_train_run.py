@@ -32,18 +32,9 @@ def evaluations_of(directory: Path) -> dict[int, dict]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A directory for the runs of this file, which share compiled programs, those in other processes too."""
-    import jax
-
-    place = tmp_path_factory.mktemp("main_job")
-    cache = {"jax_compilation_cache_dir": str(place / "programs"), "jax_persistent_cache_min_compile_time_secs": 0.0}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cache.items():
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        yield place
-    jax.config.update("jax_compilation_cache_dir", None)
+def place(tmp_path_factory, shared_programs):
+    """A directory for the runs of this file."""
+    return tmp_path_factory.mktemp("main_job")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from llama3_jax.tokenizer.open_readers import LIMIT, OPEN_READERS
+from llama3_jax.tokenizer import token_shard
+from llama3_jax.tokenizer.open_readers import LIMIT, OpenReaders
 from llama3_jax.tokenizer.token_shard import TokenShard, TokenShardWriter
 
 NUM_SHARDS, NUM_THREADS, NUM_READS = 3 * LIMIT, 8, 4000
@@ -16,7 +17,9 @@ def open_files():
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_file_handles_are_bounded_while_threads_read_everywhere(tmp_path):
+def test_file_handles_are_bounded_while_threads_read_everywhere(tmp_path, monkeypatch):
+    readers = OpenReaders()  # that of the process holds what other tests read
+    monkeypatch.setattr(token_shard, "OPEN_READERS", readers)
     shards = []
     for number in range(NUM_SHARDS):
         path = tmp_path / f"{number}.arrayrecord"
@@ -39,4 +42,4 @@ def test_file_handles_are_bounded_while_threads_read_everywhere(tmp_path):
     # besides the readers in the table: one that each thread is about to put there, one it still reads with, and lengths
     assert LIMIT / 2 < max(seen) - before <= LIMIT + 4 * NUM_THREADS
     gc.collect()
-    assert len(OPEN_READERS) <= LIMIT and open_files() - before <= LIMIT
+    assert len(readers) <= LIMIT and open_files() - before <= LIMIT
