@@ -28,6 +28,7 @@ setup(
         "grain>=0.2.18",
         "array_record>=0.8.6",
         "etils[epath]>=1.9",
+        "fsspec>=2025.1",
         "tiktoken>=0.12",
         "rustbpe>=0.1.0",
         "pyyaml>=6.0.2",

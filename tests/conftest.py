@@ -32,6 +32,15 @@ def one_device(mesh):
 
 
 @pytest.fixture(scope="session")
+def lake():
+    """`gs://lake`, for the whole session: clients keep the address they found first."""
+    import google_storage
+
+    with google_storage.running():
+        yield f"gs://{google_storage.BUCKET}"
+
+
+@pytest.fixture(scope="session")
 def intermediates():
     """`intermediates(f, *args)`: every equation of the program of f, the bodies of loops and calls included."""
     import jax

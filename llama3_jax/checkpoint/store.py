@@ -1,22 +1,16 @@
 """Checkpoints of a run: asynchronous, atomic, verified before they are loaded (section 3.3.1).
 
-    checkpoints/00000120/            complete: arrays (Orbax), manifest.json
-    checkpoints/00000160.partial/    being written, or left by a killed process: never loaded, cleared at the next start
-    checkpoints/00000080.deleting/   being removed, likewise
-
-A save copies the arrays to the host and returns; a thread then writes them, hashes the files, writes the manifest and
-renames the directory, so that a name without a suffix is always a whole checkpoint. Nothing is compressed: floats that are
-trained would shrink by 7%, and take nearly twice as long to write, on cores that a training step may want. In a job of
-several processes each writes the shards that its devices hold; the first one does the rest when all have written.
+A save copies the arrays to the host and returns; a thread then writes them, hashes the files, writes the manifest and has
+the place call it whole (`folder`, `bucket`). Nothing is compressed: floats that are trained would shrink by 7%, and take
+nearly twice as long to write, on cores that a training step may want. In a job of several processes each writes the shards
+that its devices hold; the first one does the rest when all have written.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,16 +18,15 @@ import orbax.checkpoint as ocp
 
 from llama3_jax.checkpoint.manifest import (
     ARRAYS,
-    DELETING,
     FORMAT_VERSION,
-    PARTIAL,
     DamagedCheckpoint,
+    Directory,
     Manifest,
     hash_files,
     inspect,
-    remove_empty_directories,
     verify,
 )
+from llama3_jax.checkpoint.place import place_at
 from llama3_jax.checkpoint.tree import flatten
 from llama3_jax.sharding import processes
 
@@ -42,10 +35,10 @@ SPACE_MARGIN = 1.1
 
 
 class CheckpointStore:
-    """Saves and finds the checkpoints below one directory."""
+    """Saves and finds the checkpoints below one directory, which may be a URL (gs://)."""
 
-    def __init__(self, directory: Path, *, keep_last: int = 2, keep_every: int | None = None):
-        self.directory = directory.absolute()
+    def __init__(self, directory: str | os.PathLike, *, keep_last: int = 2, keep_every: int | None = None):
+        self._place = place_at(directory)
         self.keep_last = keep_last
         self.keep_every = keep_every
         self._writer: ocp.AsyncCheckpointer | None = None
@@ -61,17 +54,15 @@ class CheckpointStore:
         self.wait()
         arrays = flatten(tree)
         self.require_space(arrays)
-        partial = self.path(step).with_name(self.path(step).name + PARTIAL)
         if processes.is_first():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            self._place.begin(step)
         self._writer = self._writer or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
-            self._writer.save(partial / ARRAYS, args=ocp.args.PyTreeSave(arrays))
+            self._writer.save(self._place.writing(step) / ARRAYS, args=ocp.args.PyTreeSave(arrays))
         except Exception as failure:  # whatever class the writer has for a disk that fails
             raise self._not_written(failure) from failure
         described = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in arrays.items()}
-        self._thread = threading.Thread(target=self._finish, args=(step, partial, described, dict(meta)))
+        self._thread = threading.Thread(target=self._finish, args=(step, described, dict(meta)))
         self._thread.start()
 
     def wait(self) -> None:
@@ -98,15 +89,25 @@ class CheckpointStore:
                 self._writer.close()
                 self._writer = None
 
+    @property
+    def directory(self) -> Directory:
+        return self._place.directory
+
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
+        return self._place.steps()
+
+    def path(self, step: int) -> Directory:
+        """Where the checkpoint of `step` lies, or would."""
+        return self._place.path(step)
+
+    def clear_leftovers(self) -> None:
+        """Removes what a killed process left half written or half deleted."""
+        self._place.clear_leftovers()
 
     def latest(
         self, *, report: Callable[[str], None] = print, foreign: Callable[[Manifest], str] = lambda manifest: ""
-    ) -> tuple[Path, Manifest] | None:
+    ) -> tuple[Directory, Manifest] | None:
         """The newest checkpoint that is its owner's and whose every file is as it was written; others are reported and
         passed over.
 
@@ -126,54 +127,33 @@ class CheckpointStore:
             report(passed_over[-1])
         if passed_over:
             raise ValueError(
-                f"no checkpoint below {self.directory} can be used; put them back from a copy, choose another name=..., or "
-                "delete that directory to start over\n  " + "\n  ".join(passed_over)
+                f"no checkpoint below {self.directory} can be used; put them back from a copy, choose another place "
+                "(name=... or checkpoint.directory=...), or delete that directory to start over\n  " + "\n  ".join(passed_over)
             )
         return None
 
-    def clear_leftovers(self) -> None:
-        """Removes what a killed process left half written or half deleted."""
-        for path in self.directory.glob("*") if self.directory.is_dir() else ():
-            if path.suffix in (PARTIAL, DELETING):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def path(self, step: int) -> Path:
-        """Where the checkpoint of `step` lies, or would."""
-        return self.directory / f"{step:08d}"
-
     def require_space(self, tree: Any) -> None:
         """Raises: OSError if a checkpoint of `tree` does not fit on the disk."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) * SPACE_MARGIN)
-        free = shutil.disk_usage(self.directory).free
-        if free < needed:
-            raise OSError(
-                f"a checkpoint needs {needed:,} bytes but {self.directory} has {free:,} free; make room and run the "
-                "same command again, nothing saved so far is lost"
-            )
+        self._place.require_room(int(sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) * SPACE_MARGIN))
 
     def _not_written(self, failure: BaseException) -> OSError:
-        free = shutil.disk_usage(self.directory).free
         return OSError(
-            f"a checkpoint could not be written below {self.directory} ({free:,} bytes free there): {failure}; the "
-            "checkpoints before it are untouched; mend the cause and run the same command again"
+            f"a checkpoint could not be written below {self.directory}{self._place.room()}: {failure}; the checkpoints before "
+            "it are untouched; mend the cause and run the same command again"
         )
 
-    def _finish(self, step: int, partial: Path, described: dict, meta: dict) -> None:
+    def _finish(self, step: int, described: dict, meta: dict) -> None:
         try:
             self._writer.wait_until_finished()
-            processes.once("checkpoint", lambda: self._commit(step, partial, described, meta))
+            processes.once("checkpoint", lambda: self._commit(step, described, meta))
         except BaseException as failure:  # noqa: BLE001 - handed to the thread that saves or waits next
             self._failure = failure
 
-    def _commit(self, step: int, partial: Path, described: dict, meta: dict) -> None:
-        remove_empty_directories(partial)
-        manifest = Manifest(format_version=FORMAT_VERSION, step=step, arrays=described, meta=meta, files=hash_files(partial))
-        manifest.write(partial)
-        before = self._condemn(step) if self.path(step).exists() else None
-        os.replace(partial, self.path(step))
-        if before:
-            shutil.rmtree(before)
+    def _commit(self, step: int, described: dict, meta: dict) -> None:
+        written = self._place.writing(step)
+        manifest = Manifest(format_version=FORMAT_VERSION, step=step, arrays=described, meta=meta, files=hash_files(written))
+        manifest.write(written)
+        self._place.commit(step)
         self._retire(step)
 
     def _retire(self, newest: int) -> None:
@@ -185,15 +165,7 @@ class CheckpointStore:
         good = [step for step in self.steps() if step <= newest and self._seems_whole(step)][-self.keep_last :]
         for step in [step for step in self.steps() if good and step < good[0]]:
             if self.keep_every is None or step % self.keep_every:
-                shutil.rmtree(self._condemn(step))
-
-    def _condemn(self, step: int) -> Path:
-        """Takes its name away before it is deleted: what is half deleted is no checkpoint. Returns where it is now."""
-        doomed = self.path(step).with_name(self.path(step).name + DELETING)
-        if doomed.exists():
-            shutil.rmtree(doomed)
-        os.replace(self.path(step), doomed)
-        return doomed
+                self._place.remove(step)
 
     def _seems_whole(self, step: int) -> bool:
         try:

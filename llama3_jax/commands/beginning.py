@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from llama3_jax.checkpoint.manifest import NAME, read_manifest, verify
+from llama3_jax.checkpoint.manifest import NAME, Directory, read_manifest, verify
+from llama3_jax.checkpoint.place import place_at
 from llama3_jax.checkpoint.restore import restore_part
 from llama3_jax.commands.export import parameters_prefix
-from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER
+from llama3_jax.commands.run_directory import TOKENIZER, checkpoints_of
 from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding import processes
+from llama3_jax.tokenizer.object_store import located
 
 
 def initial_model(init_from: str | None, tokenizer: str, say: Callable[[str], None]) -> Callable[[Transformer], Transformer]:
@@ -26,12 +27,12 @@ def initial_model(init_from: str | None, tokenizer: str, say: Callable[[str], No
     """
     if init_from is None:
         return lambda model: model
-    path = Path(processes.of_first("init_from", lambda: str(_found(Path(init_from).expanduser()))))
+    path = located(processes.of_first("init_from", lambda: str(_found(located(init_from)))))
     manifest = read_manifest(path)
     if manifest.meta["tokenizer"] != tokenizer:
         raise ValueError(
             f"init_from={init_from} was trained with another tokenizer than this run's, its embeddings are of other tokens; use "
-            f"its own: data.tokenizer_path={path.parent.parent / TOKENIZER}"
+            f"its own: data.tokenizer_path={_tokenizer_of(path)}"
         )
 
     def begin(model: Transformer) -> Transformer:
@@ -49,13 +50,20 @@ def initial_model(init_from: str | None, tokenizer: str, say: Callable[[str], No
     return begin
 
 
-def _found(place: Path) -> Path:
+def _tokenizer_of(checkpoint: Directory) -> Directory:
+    """In its run directory, or beside the checkpoints of a place of their own."""
+    beside = checkpoint.parent / TOKENIZER
+    return beside if beside.is_file() else checkpoint.parent.parent / TOKENIZER
+
+
+def _found(given: Directory) -> Directory:
     """A checkpoint, verified."""
-    if (place / NAME).is_file():
-        verify(place)
-        return place
-    steps = sorted((path for path in (place / CHECKPOINTS).glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
-    if not steps:
-        raise FileNotFoundError(f"init_from={place} is no checkpoint, and has none; give a run directory or exported weights")
-    verify(steps[-1])
-    return steps[-1]
+    if (given / NAME).is_file():
+        path = given
+    else:
+        place = place_at(checkpoints_of(given))
+        if not (steps := place.steps()):
+            raise FileNotFoundError(f"init_from={given} is no checkpoint, and has none; give a run directory or exported weights")
+        path = place.path(steps[-1])
+    verify(path)
+    return path

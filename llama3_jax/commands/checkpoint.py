@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from llama3_jax.checkpoint.manifest import DELETING, PARTIAL, DamagedCheckpoint, Manifest, read_manifest, verify
-from llama3_jax.commands.run_directory import CHECKPOINTS
+from llama3_jax.checkpoint.folder import PARTIAL
+from llama3_jax.checkpoint.manifest import DamagedCheckpoint, Directory, Manifest, read_manifest, verify
+from llama3_jax.checkpoint.place import place_at
+from llama3_jax.commands.run_directory import checkpoints_of
 
 MIB = 2**20
 
@@ -17,33 +19,34 @@ MIB = 2**20
 @dataclass(frozen=True)
 class Entry:
     step: int
-    path: Path
+    path: Directory
     manifest: Manifest | None
     problem: str
     """Why it cannot be loaded; empty for a sound one."""
 
 
-def entries(directory: str | Path, *, hashes: bool) -> list[Entry]:
-    """The complete checkpoints of a run directory, oldest first.
+def entries(directory: str | os.PathLike, *, hashes: bool) -> list[Entry]:
+    """The complete checkpoints of a run directory, or of the place where they lie, oldest first.
 
     Args: hashes: whether every file is read and compared, or the manifests alone.
     Raises: FileNotFoundError if there are none.
     """
     found = []
-    for path in sorted(_checkpoints(directory).iterdir()):
-        if path.is_dir() and path.name.isdigit():
-            try:
-                found.append(Entry(int(path.name), path, (verify if hashes else read_manifest)(path), ""))
-            except (ValueError, FileNotFoundError) as problem:
-                if path.exists():  # else the run has just deleted it
-                    kind = "DAMAGED" if isinstance(problem, DamagedCheckpoint) else "NOT READABLE"
-                    found.append(Entry(int(path.name), path, None, f"{kind}: {problem}"))
+    place = place_at(checkpoints_of(directory))
+    for step in place.steps():
+        path = place.path(step)
+        try:
+            found.append(Entry(step, path, (verify if hashes else read_manifest)(path), ""))
+        except (ValueError, FileNotFoundError) as problem:
+            if path.exists():  # else the run has just deleted it
+                kind = "DAMAGED" if isinstance(problem, DamagedCheckpoint) else "NOT READABLE"
+                found.append(Entry(step, path, None, f"{kind}: {problem}"))
     if not found:
-        raise FileNotFoundError(f"{directory} has no complete checkpoint")
+        raise FileNotFoundError(f"{directory} has no complete checkpoint; give the run directory that `llama3 train` printed")
     return found
 
 
-def listing(directory: str | Path) -> Iterator[str]:
+def listing(directory: str | os.PathLike) -> Iterator[str]:
     """The lines of `llama3 checkpoint ls`: of each its step, place in the run, size and config; what is half written too."""
     found = entries(directory, hashes=False)
     yield f"{'step':>10}{'tokens':>18}{'size':>14}{'averaged':>10}  {'config':14}phase/stage"
@@ -57,12 +60,11 @@ def listing(directory: str | Path) -> Iterator[str]:
             f"{each.step:>10,}{cursor['tokens']:>18,}{size / MIB:>10,.1f} MiB{meta['averaged']:>10}  "
             f"{config_hash(each.manifest):14}{phases[cursor['phase']]['name']}/{cursor['stage']}"
         )
-    for path in sorted(_checkpoints(directory).iterdir()):
-        if path.suffix in (PARTIAL, DELETING):
-            yield f"{path.name}: {'being written' if path.suffix == PARTIAL else 'being deleted'}, or left by a killed process"
+    for name in place_at(checkpoints_of(directory)).leftovers():
+        yield f"{name}: {'being written' if name.endswith(PARTIAL) else 'being deleted'}, or left by a killed process"
 
 
-def verdicts(directory: str | Path) -> tuple[list[str], bool]:
+def verdicts(directory: str | os.PathLike) -> tuple[list[str], bool]:
     """The lines of `llama3 checkpoint verify`, and whether every file of every checkpoint is as it was written."""
     found = entries(directory, hashes=True)
     lines = [
@@ -78,9 +80,3 @@ def config_hash(manifest: Manifest) -> str:
     """Twelve characters that are the same for checkpoints of the same run file."""
     return hashlib.sha256(json.dumps(manifest.meta["run"], sort_keys=True).encode()).hexdigest()[:12]
 
-
-def _checkpoints(directory: str | Path) -> Path:
-    inside = Path(directory).expanduser() / CHECKPOINTS
-    if not inside.is_dir():
-        raise FileNotFoundError(f"{directory} is no run directory: it has no {CHECKPOINTS}/; give what `llama3 train` made")
-    return inside

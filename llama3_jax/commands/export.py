@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama3_jax.checkpoint.manifest import PARTIAL, Manifest, verify
-from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER
+from llama3_jax.checkpoint.folder import PARTIAL
+from llama3_jax.checkpoint.manifest import Directory, Manifest, verify
+from llama3_jax.checkpoint.place import place_at
+from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER, checkpoints_of
+from llama3_jax.tokenizer.object_store import is_url, located
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +32,11 @@ def average_checkpoints(
     """
     from llama3_jax.checkpoint.mean import average
 
-    directory = Path(directory).expanduser()
+    directory = located(directory)
     steps = sorted(set(steps or _steps(directory)))
     checkpoints = [_verified(directory, step) for step in steps]
     name = "average" if decay is None else f"exponential-{decay:g}"
-    out = Path(out).expanduser() if out else directory / "exports" / f"{name}-{steps[0]:08d}-{steps[-1]:08d}"
-    _require_new(out)
+    out = _new(directory, out, f"{name}-{steps[0]:08d}-{steps[-1]:08d}")
     averaged = average([(path, manifest, "state.model.") for path, manifest in checkpoints], decay=decay)
     return _write(out, directory, checkpoints[-1][1], averaged, {"steps": steps, "decay": decay})
 
@@ -47,10 +49,9 @@ def export_weights(directory: str | Path, *, step: int | None = None, out: str |
     """
     from llama3_jax.checkpoint.restore import read_array
 
-    directory = Path(directory).expanduser()
+    directory = located(directory)
     path, manifest = _verified(directory, _steps(directory)[-1] if step is None else step)
-    out = Path(out).expanduser() if out else directory / "exports" / f"weights-{manifest.step:08d}"
-    _require_new(out)
+    out = _new(directory, out, f"weights-{manifest.step:08d}")
     prefix = parameters_prefix(manifest)
     names = [name for name in manifest.arrays if name.startswith(prefix)]
     weights = {name.removeprefix(prefix): read_array(path, name) for name in names}
@@ -62,37 +63,42 @@ def parameters_prefix(manifest: Manifest) -> str:
     return "average.model." if manifest.meta["averaged"] else "state.model."
 
 
-def _steps(directory: Path) -> list[int]:
-    inside = directory / CHECKPOINTS
-    steps = sorted(int(path.name) for path in inside.iterdir() if path.name.isdigit()) if inside.is_dir() else []
+def _steps(directory: Directory) -> list[int]:
+    steps = place_at(checkpoints_of(directory)).steps()
     if not steps:
         raise FileNotFoundError(f"{directory} has no complete checkpoint; give the run directory that `llama3 train` printed")
     return steps
 
 
-def _verified(directory: Path, step: int) -> tuple[Path, Manifest]:
+def _verified(directory: Directory, step: int) -> tuple[Directory, Manifest]:
     steps = _steps(directory)
     if step not in steps:
         raise FileNotFoundError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    path = directory / CHECKPOINTS / f"{step:08d}"
+    path = place_at(checkpoints_of(directory)).path(step)
     return path, verify(path)
 
 
-def _require_new(out: Path) -> None:
+def _new(directory: Directory, out: str | Path | None, name: str) -> Path:
+    """`out`, or a directory of that name in `directory`. Raises: ValueError if it exists, or cannot be there."""
+    out = Path(out).expanduser() if out else directory / "exports" / name
+    if is_url(out):
+        raise ValueError(f"nothing is written to {out}; name a directory here with --out")
     if out.exists():
         raise ValueError(f"{out} exists already; remove it, or name another with --out")
+    return out
 
 
-def _write(out: Path, directory: Path, manifest: Manifest, weights: dict[str, np.ndarray], made_from: dict) -> Path:
+def _write(out: Path, directory: Directory, manifest: Manifest, weights: dict[str, np.ndarray], made_from: dict) -> Path:
     """A directory with one checkpoint of parameters alone and the tokenizer; there when it is whole."""
     from llama3_jax.checkpoint.store import CheckpointStore
 
     partial = out.with_name(out.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     store = CheckpointStore(partial / CHECKPOINTS)
-    meta = {**manifest.meta, "averaged": 0, "made_from": {"run": str(directory.resolve()), **made_from}}
+    run = directory if is_url(directory) else directory.resolve()
+    meta = {**manifest.meta, "averaged": 0, "made_from": {"run": str(run), **made_from}}
     store.save(manifest.step, {"state": {"model": weights}}, meta)
     store.close()
-    shutil.copyfile(directory / TOKENIZER, partial / TOKENIZER)
+    (partial / TOKENIZER).write_bytes((directory / TOKENIZER).read_bytes())
     os.replace(partial, out)
     return out

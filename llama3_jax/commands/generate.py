@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llama3_jax.generate.settings import Sampling
+from llama3_jax.tokenizer.object_store import located
 
 NEW_TOKENS = 128
 """Tokens to generate where nothing is said and the context has room."""
@@ -31,7 +32,7 @@ def generate(
         raise ValueError(f"seed={seed}; use 0 <= seed < 2**32")
     if not prompts:
         raise ValueError("no prompt was given; use --prompt TEXT or --prompt-file FILE (prompts=[...] in Python)")
-    directory = Path(run_directory).expanduser()
+    directory = located(run_directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"no run directory at {directory}; give the directory that `llama3 train` printed")
 

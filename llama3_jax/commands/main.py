@@ -50,7 +50,8 @@ CHECKPOINT = """Looks at the checkpoints of a run directory, or writes their par
   llama3 checkpoint verify runs/quickstart        reads every file and compares its hash; exit status 1 if one differs
   llama3 checkpoint average runs/quickstart --steps 200 250     mean in float32; --exponential DECAY instead
   llama3 checkpoint export-weights runs/quickstart              of the newest: its average where it has one
-  llama3 generate runs/quickstart/exports/weights-00000272      generate from either, list it, verify it, train on from it"""
+  llama3 generate runs/quickstart/exports/weights-00000272      generate from either, list it, verify it, train on from it
+  llama3 checkpoint ls gs://BUCKET/PATH                         where checkpoint.directory put them, without the run directory"""
 
 BENCH = """train: measures our training step on this machine, round by round beside a bare jax step and, where they are
 installed, transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from llama3_jax.batches.loader import stage_batches
 from llama3_jax.batches.timeline import timeline
-from llama3_jax.checkpoint.manifest import Manifest, read_manifest
+from llama3_jax.checkpoint.manifest import Directory, Manifest, read_manifest
 from llama3_jax.checkpoint.store import CheckpointStore
 from llama3_jax.commands import summary
 from llama3_jax.commands.beginning import initial_model
@@ -18,7 +18,7 @@ from llama3_jax.commands.data import RunData, open_data
 from llama3_jax.commands.log import Log
 from llama3_jax.commands.result import TrainResult
 from llama3_jax.commands.run import TrainRun, changes
-from llama3_jax.commands.run_directory import CHECKPOINTS
+from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER
 from llama3_jax.commands.sampler import Sampler, shown
 from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
@@ -26,6 +26,7 @@ from llama3_jax.evaluate.held_out import HeldOutText
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding import processes
 from llama3_jax.sharding.axes import make_mesh
+from llama3_jax.tokenizer.object_store import copy
 from llama3_jax.train.goodput import Goodput
 from llama3_jax.train.journal import Journal, NoJournal
 from llama3_jax.train.loop import Recipe, Surroundings, train
@@ -44,7 +45,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         recipe = _recipe(run, data)
         summary.require_epochs(run, recipe, data)
         meta = {"run": to_mapping(run), "tokenizer": data.tokenizer.fingerprint, "data": dict(data.fingerprints)}
-        store = CheckpointStore(directory / CHECKPOINTS, keep_last=run.checkpoint.keep_last, keep_every=run.checkpoint.keep_every)
+        store = _store(run, directory)
         resume = _begin(store, recipe, meta, say)
         first = resume[1].step if resume else 0
         begin = initial_model(None if resume else run.init_from, data.tokenizer.fingerprint, say)
@@ -107,7 +108,19 @@ def _recipe(run: TrainRun, data: RunData) -> Recipe:
     )  # fmt: skip
 
 
-def _begin(store: CheckpointStore, recipe: Recipe, meta: dict, say: Log) -> tuple[Path, Manifest] | None:
+def _store(run: TrainRun, directory: Path) -> CheckpointStore:
+    """Where the run is saved; a place of its own gets the tokenizer too, so that nothing else is needed to use it."""
+    saving = run.checkpoint
+    store = CheckpointStore(saving.directory or directory / CHECKPOINTS, keep_last=saving.keep_last, keep_every=saving.keep_every)
+    if saving.directory:
+        try:
+            processes.once("tokenizer beside checkpoints", lambda: copy(directory / TOKENIZER, store.directory / TOKENIZER))
+        except OSError as error:
+            raise ValueError(f"checkpoint.directory={saving.directory} cannot be written to ({error}); name another") from error
+    return store
+
+
+def _begin(store: CheckpointStore, recipe: Recipe, meta: dict, say: Log) -> tuple[Directory, Manifest] | None:
     """The checkpoint to go on from, which the first process chooses and verifies; what killed processes left is cleared."""
 
     def choose() -> int | None:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from llama3_jax.batches.packing import Packing
 from llama3_jax.batches.shards import Shards
-from llama3_jax.checkpoint.retention import Retention
+from llama3_jax.checkpoint.settings import Saving
 from llama3_jax.commands.placement import misfits_of_model, misfits_of_rows
 from llama3_jax.config.render import difference
 from llama3_jax.curation.corpus import Corpus
@@ -62,7 +62,7 @@ class TrainRun:
     max_skipped_steps: int = 10
     """Steps with gradients that are not finite that are skipped before the run is stopped."""
     held_out: HeldOut
-    checkpoint: Retention
+    checkpoint: Saving
     samples: Samples
 
     def __post_init__(self) -> None:

@@ -11,11 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llama3_jax.checkpoint.manifest import read_manifest
+import yaml
+
+from llama3_jax.checkpoint.manifest import Directory, read_manifest
+from llama3_jax.checkpoint.place import place_at
+from llama3_jax.checkpoint.settings import Saving
 from llama3_jax.commands.run import TrainRun, changes
 from llama3_jax.config.errors import ConfigError
 from llama3_jax.config.load import Loaded, load
 from llama3_jax.config.tree import to_mapping
+from llama3_jax.tokenizer.object_store import is_url, located
 
 CONFIG = "config.yaml"
 TOKENIZER = "tokenizer.model"
@@ -57,9 +62,28 @@ def claim(directory: Path, run: Loaded[TrainRun]) -> Iterator[None]:
         yield
 
 
+def checkpoints_of(directory: str | os.PathLike) -> Directory:
+    """Where the checkpoints of a run directory lie: as its config says, or `checkpoints/` in it. A directory or URL that has
+    checkpoints in it, and is no run's, is that place itself."""
+    place = located(directory)
+    if is_url(place):
+        return place
+    if (place / CONFIG).is_file():
+        return located(_saving(place / CONFIG).get("directory") or place / CHECKPOINTS)
+    return place if place_at(place).steps() else place / CHECKPOINTS
+
+
+def _saving(config: Path) -> dict:
+    """Its section `checkpoint`; empty in a file that is no config."""
+    try:
+        return dict(yaml.safe_load(config.read_text(encoding="utf-8"))["checkpoint"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return {}
+
+
 def saved_so_far(directory: Path) -> str:
     """What a run that was stopped can go on from."""
-    steps = sorted(int(path.name) for path in directory.glob("checkpoints/*") if path.name.isdigit())
+    steps = place_at(checkpoints_of(directory)).steps()
     where = f"saved up to step {steps[-1]}" if steps else "nothing is trained yet"
     return f"{where}; run the same command again to continue"
 
@@ -81,10 +105,10 @@ def full_disk_named(directory: Path) -> Iterator[None]:
 
 def _begun(directory: Path) -> list[dict]:
     """The stages that the newest readable checkpoint is of."""
-    for path in sorted(directory.glob(f"{CHECKPOINTS}/*"), reverse=True):
+    place = place_at(checkpoints_of(directory))
+    for step in reversed(place.steps()):
         with contextlib.suppress(ValueError):
-            if path.name.isdigit():
-                return read_manifest(path).meta.get("cursor", {}).get("begun", [])
+            return read_manifest(place.path(step)).meta.get("cursor", {}).get("begun", [])
     return []
 
 
@@ -106,3 +130,14 @@ def _require_ours(directory: Path, run: Loaded[TrainRun]) -> None:
     changed = changes(to_mapping(before), to_mapping(run.value), _begun(directory))
     if changed and begun:
         raise ValueError("\n  ".join([f"{directory} belongs to a run of another config; {remedy}. It differs in", *changed]))
+    _require_moved(directory, before.checkpoint, run.value.checkpoint)
+
+
+def _require_moved(directory: Path, before: Saving, now: Saving) -> None:
+    """Raises: ValueError if checkpoints are to lie in another place that does not have them: the run would begin anew."""
+    old, new = (place_at(saving.directory or directory / CHECKPOINTS) for saving in (before, now))
+    if old.directory != new.directory and (saved := max(old.steps(), default=0)) > max(new.steps(), default=0):
+        raise ValueError(
+            f"{directory} is saved up to step {saved} in {old.directory}, which {new.directory} is not; copy the checkpoints "
+            f"there and run the same command again, or leave checkpoint.directory={before.directory or 'null'}"
+        )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from llama3_jax.batches.source import Tally
 from llama3_jax.commands.data import RunData
 from llama3_jax.commands.run import TrainRun
-from llama3_jax.commands.run_directory import TOKENIZER
+from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER, checkpoints_of
 from llama3_jax.commands.sampler import shown
 from llama3_jax.train.abstract import bytes_per_device
 from llama3_jax.train.goodput import Goodput
@@ -93,13 +93,14 @@ def after(
     yield f"time: {format_duration(goodput.total_s)} in all"
     yield goodput.table()
     yield f"run directory: {directory}"
-    for place, what in PLACES.items():
+    checkpoints = checkpoints_of(directory)
+    of_checkpoints = f"{CHECKPOINTS}/" if checkpoints == directory / CHECKPOINTS else str(checkpoints)
+    for place, what in {of_checkpoints: "parameters, optimizer state, average", **PLACES}.items():
         yield f"  {place:<16} {what}"
     yield f'try it: llama3 generate {directory} --prompt "import "'
 
 
 PLACES = {
-    "checkpoints/": "parameters, optimizer state, average",
     TOKENIZER: "the vocabulary, in tiktoken's format",
     "data/": "token shards, if the run made them",
     "plots/": "loss, learning rate, batch and sequence length, throughput, gradient norm",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from llama3_jax.checkpoint.manifest import verify
+from llama3_jax.checkpoint.manifest import Directory, verify
 from llama3_jax.checkpoint.restore import restore
 from llama3_jax.checkpoint.store import CheckpointStore
 from llama3_jax.commands.export import parameters_prefix
-from llama3_jax.commands.run_directory import CHECKPOINTS
+from llama3_jax.commands.run_directory import checkpoints_of
 from llama3_jax.config.schema import from_mapping
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.precision import Precision
@@ -29,12 +28,12 @@ class Trained(NamedTuple):
     """The run's compute dtype."""
 
 
-def load_trained(directory: Path, tokenizer: Tokenizer, *, step: int | None = None) -> Trained:
+def load_trained(directory: Directory, tokenizer: Tokenizer, *, step: int | None = None) -> Trained:
     """The averaged parameters of a checkpoint, or the last ones where nothing is averaged, on one device.
 
     Raises: FileNotFoundError if there is no such checkpoint; ValueError if it is damaged or of another tokenizer.
     """
-    store = CheckpointStore(directory / CHECKPOINTS)
+    store = CheckpointStore(checkpoints_of(directory))
     steps = store.steps()
     if not steps:
         raise FileNotFoundError(f"{directory} has no complete checkpoint yet; train further, or give another run directory")

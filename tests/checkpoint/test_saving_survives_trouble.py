@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from llama3_jax.checkpoint import store as store_module
 from llama3_jax.checkpoint.restore import restore
-from llama3_jax.checkpoint.retention import Retention
+from llama3_jax.checkpoint.settings import Saving
 from llama3_jax.checkpoint.store import CheckpointStore
 
 
@@ -230,4 +230,4 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(store, monkeypatch):
 @pytest.mark.parametrize("wrong", [{"every_steps": 0}, {"keep_last": 0}, {"keep_every": 0}])
 def test_retention_refuses_to_keep_nothing(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Retention(**{"every_steps": 10, **wrong})
+        Saving(**{"every_steps": 10, **wrong})

@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_listed_with_the_reason(run_directory, capsys):
 
 def test_what_is_no_run_directory(tmp_path, capsys):
     code, out, err = run(capsys, "ls", tmp_path)
-    assert code == 1 and not out and "is no run directory" in err
+    assert code == 1 and not out and "no complete checkpoint; give the run directory" in err
     (tmp_path / "checkpoints").mkdir()
     code, out, err = run(capsys, "verify", tmp_path)
     assert code == 1 and not out and "no complete checkpoint" in err

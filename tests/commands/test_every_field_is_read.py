@@ -159,6 +159,7 @@ DONE = {
     "held_out.tokens_per_source": ("held_out.tokens_per_source=64", "held_out"),
     "held_out.rows_per_batch": ("held_out.rows_per_batch=8", "held_out"),
     "checkpoint.every_steps": ("checkpoint.every_steps=4", "saved"),
+    "checkpoint.directory": ("checkpoint.directory=/proc/nowhere", "end"),
     "checkpoint.keep_last": ("checkpoint.keep_last=4", "kept"),
     "checkpoint.keep_every": ("checkpoint.keep_every=4", "kept"),
     "samples.every_steps": ("samples.every_steps=2", "sampled"),

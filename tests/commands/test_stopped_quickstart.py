@@ -29,6 +29,12 @@ def recorded(step: int):
     return moment
 
 
+def last_look(watch: Watch) -> bool:
+    """Nothing is left but the final scores and samples."""
+    log = watch.directory / "log.txt"
+    return log.exists() and f"complete: all {STEPS} steps are trained" in log.read_text()
+
+
 STOPS = [
     (moments.started, 2.0),
     (moments.preparing_data, 10.0),
@@ -45,7 +51,7 @@ STOPS = [
     (recorded(208), 3.0),  # a phase ends: scores, plots, save
     (moments.plotting, 0.2),
     (recorded(STEPS), 0.5),
-    (moments.last_look, 3.0),
+    (last_look, 3.0),
 ]
 """(moment, seconds within which the signal comes after the moment was seen), in an order in which they occur."""
 
