@@ -6,7 +6,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from llama3_jax.batches.rows import pack
 from llama3_jax.model.transformer import Transformer
-from llama3_jax.sharding.axes import spec
+from llama3_jax.sharding.axes import RULES, spec
+from llama3_jax.sharding.context_parallel import dealt
 
 
 def new_model(cfg, seed=0):
@@ -35,10 +36,11 @@ def packed(rows, S):
 
 
 def placed(batch):
-    """`batch` on the mesh that is set; leading dims before [B, S] count micro-batches."""
+    """`batch` on the mesh that is set, dealt out over its sequence axis; leading dims before [B, S] count micro-batches."""
+    mesh = jax.sharding.get_mesh()
 
     def put(leaf):
         partition = PartitionSpec(*[None] * (leaf.ndim - 2), *spec("batch", "position"))
-        return jax.device_put(leaf, NamedSharding(jax.sharding.get_mesh(), partition))
+        return jax.device_put(leaf, NamedSharding(mesh, partition))
 
-    return jax.tree.map(put, batch)
+    return jax.tree.map(put, dealt(batch, mesh.shape[RULES.position]))

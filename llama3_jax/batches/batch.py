@@ -23,5 +23,7 @@ class Batch(NamedTuple):
     """int32: 1, 2, ... for the documents of a row, 0 for padding."""
     positions: Array
     """int32: 0, 1, ... in each document's piece of the row."""
+    order: Array
+    """int32: where in its row a position stands; 0, 1, ... unless positions were dealt out over devices."""
     source: Array
     """int32: number of the source in the order of the run's source names; -1 for padding."""

@@ -8,7 +8,7 @@ Shape letters: A micro-batches, B rows of a micro-batch, S positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import grain
 import jax
@@ -21,6 +21,13 @@ from llama3_jax.batches.timeline import Span
 
 READ_THREADS = 2
 PREFETCH_BATCHES = 4
+
+
+Arrange = Callable[[Batch], Batch]
+
+
+def _as_they_are(batch: Batch) -> Batch:
+    return batch
 
 
 class StageRows:
@@ -38,8 +45,13 @@ class StageRows:
         return pack(self._stretches[source][ordinal], self._span.stage.sequence_length, source)
 
 
-def stage_batches(span: Span, sharding: NamedSharding, *, microbatches: int, first_step: int) -> Iterator[Batch]:
-    """The global batches [A, B, S] of `span` from step `first_step` of the run on, each placed as `sharding` says."""
+def stage_batches(
+    span: Span, sharding: NamedSharding, *, microbatches: int, first_step: int, arrange: Arrange = _as_they_are
+) -> Iterator[Batch]:
+    """The global batches [A, B, S] of `span` from step `first_step` of the run on, each placed as `sharding` says.
+
+    Args: arrange: puts the positions of rows (NumPy, [A, B, S]) in the order in which the devices hold them.
+    """
     stage = span.stage
     shape = (microbatches, stage.num_rows // microbatches, stage.sequence_length)
     mine = rows_of(sharding.addressable_devices, sharding, shape)
@@ -51,11 +63,13 @@ def stage_batches(span: Span, sharding: NamedSharding, *, microbatches: int, fir
 
         return jax.make_array_from_callback(shape, sharding, piece)
 
-    for batch in local_batches(span, mine, microbatches=microbatches, first_step=first_step):
+    for batch in local_batches(span, mine, microbatches=microbatches, first_step=first_step, arrange=arrange):
         yield jax.tree.map(place, batch)
 
 
-def local_batches(span: Span, mine: range, *, microbatches: int, first_step: int) -> Iterable[Batch]:
+def local_batches(
+    span: Span, mine: range, *, microbatches: int, first_step: int, arrange: Arrange = _as_they_are
+) -> Iterable[Batch]:
     """The rows `mine` of each micro-batch of the batches of `span`, numpy [A, len(mine), S], read ahead by threads."""
     stage, rows = span.stage, StageRows(span)
     in_microbatch = stage.num_rows // microbatches
@@ -64,7 +78,7 @@ def local_batches(span: Span, mine: range, *, microbatches: int, first_step: int
         first = (step - span.first_step) * stage.num_rows
         loaded = [rows[first + a * in_microbatch + b] for a in range(microbatches) for b in mine]
         shape = (microbatches, len(mine), stage.sequence_length)
-        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(shape), *loaded)
+        return arrange(jax.tree.map(lambda *leaves: np.stack(leaves).reshape(shape), *loaded))
 
     steps = grain.MapDataset.range(first_step, span.end_step).map(assemble)
     return steps.to_iter_dataset(grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCH_BATCHES))

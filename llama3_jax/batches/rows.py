@@ -34,5 +34,5 @@ def pack(pieces: Sequence[np.ndarray], sequence_length: int, source: int) -> Bat
     source_of[filled:] = -1
     return Batch(
         tokens=tokens[:-1], targets=tokens[1:] * (loss_weight > 0), loss_weight=loss_weight, segment_ids=segment_ids,
-        positions=positions, source=source_of,
+        positions=positions, order=np.arange(sequence_length, dtype=np.int32), source=source_of,
     )  # fmt: skip

@@ -11,7 +11,8 @@ from jax.stages import Compiled
 
 from llama3_jax.batches.batch import Batch
 from llama3_jax.model.transformer import Transformer
-from llama3_jax.sharding.axes import spec
+from llama3_jax.sharding.axes import RULES, spec
+from llama3_jax.sharding.context_parallel import dealt
 from llama3_jax.train.abstract import compile_step
 from llama3_jax.train.adamw import AdamW
 from llama3_jax.train.objective import NextToken
@@ -26,6 +27,7 @@ class Ours:
     ):
         """Args: model: used up by the first step."""
         self._rows = NamedSharding(mesh, spec(None, "batch", "position"))
+        self._pieces = mesh.shape[RULES.position]
         self._state = TrainState.create(model, optimizer)
         self._rate = jnp.float32(rate)
         started = time.perf_counter()
@@ -34,7 +36,7 @@ class Ours:
         self.peak_bytes = peak_bytes(self.program)
 
     def step(self, batch: Batch) -> float:
-        self._state, metrics = self.program(self._state, jax.device_put(batch, self._rows), self._rate)
+        self._state, metrics = self.program(self._state, jax.device_put(dealt(batch, self._pieces), self._rows), self._rate)
         return float(metrics["loss"])
 
 

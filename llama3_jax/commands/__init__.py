@@ -9,9 +9,14 @@ commands.bench_data()
 """
 
 from llama3_jax.commands.bench import bench_train
+from llama3_jax.commands.bench_attention import bench_attention
 from llama3_jax.commands.bench_data import bench_data
+from llama3_jax.commands.bench_loss import bench_loss
 from llama3_jax.commands.export import average_checkpoints, export_weights
 from llama3_jax.commands.generate import generate
 from llama3_jax.commands.train import compose, train
 
-__all__ = ["average_checkpoints", "bench_data", "bench_train", "compose", "export_weights", "generate", "train"]
+__all__ = [
+    "average_checkpoints", "bench_attention", "bench_data", "bench_loss", "bench_train", "compose", "export_weights", "generate",
+    "train",
+]  # fmt: skip

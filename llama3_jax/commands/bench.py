@@ -63,6 +63,7 @@ def run_bench(run: BenchRun) -> BenchResult:
     from llama3_jax.train.objective import NextToken
 
     mesh, optimizer = make_mesh(run.mesh), AdamW()
+    run.attention.require(mesh.devices.flat[0].platform)
     shape = (1, run.num_rows, run.sequence_length)
     objective = NextToken(precision=run.precision, remat=run.remat, fsdp=run.fsdp, attention=run.attention)
     batches = [

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 
 from llama3_jax import __version__
 from llama3_jax.commands.job import job, place_of
@@ -55,12 +56,15 @@ CHECKPOINT = """Looks at the checkpoints of a run directory, or writes their par
 
 BENCH = """train: measures our training step on this machine, round by round beside a bare jax step and, where they are
 installed, transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
+attention: measures attention alone, forward and backward, on rows of one document and of many; --tune measures its tiles.
+loss: measures the loss over the vocabulary, value and gradients, beside the one that holds all logits.
 data: measures how fast token shards become batches, beside a plain Grain pipeline and a packing loop as torchtitan writes it;
 and what each packing policy pads, drops and cuts.
 
   llama3 bench train                                              58M parameters, rows of one document
   llama3 bench train bench_packed                                 rows of many documents, cut anew in every batch
   llama3 bench train bench_8b                                     on an accelerator
+  llama3 bench attention                                          each implementation that runs here beside the library's
   llama3 bench data                                               random documents
   llama3 bench data 'shards=[corpus/*.arrayrecord]'               your own
   JAX_NUM_CPU_DEVICES=4 llama3 bench train mesh.data=2 mesh.model=2"""
@@ -155,9 +159,11 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument("--out", metavar="DIR", help="a new directory (default: inside RUN_DIR/exports)")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
-    bench.add_argument("what", choices=["train", "data"], help="the training step, or the loader")
-    bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: bench_dense, bench_data")
+    bench.add_argument("what", choices=["train", "attention", "loss", "data"], help="what is measured")
+    bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: the published one")
     bench.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
+    bench.add_argument("--tune", action="store_true", help="attention: measure tile sizes and keep the fastest in the table")
+    bench.add_argument("--predict", metavar="CHIP", help="attention: bounds for a TPU that is not here (v5p, v6e)")
     bench.add_argument("--print-config", action="store_true", help="print every value and where it came from, and stop")
 
     command(
@@ -223,13 +229,24 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from llama3_jax.commands.bench import report, run_bench
+    from llama3_jax.commands.bench_attention import AttentionBench, predict, report_attention, tune
     from llama3_jax.commands.bench_data import DataBench, report_data, run_data_bench
+    from llama3_jax.commands.bench_loss import LossBench, report_loss
     from llama3_jax.commands.bench_run import BenchRun
     from llama3_jax.config.load import load
 
-    kind, default, run, lines = {
-        "train": (BenchRun, "bench_dense", run_bench, report),
-        "data": (DataBench, "bench_data", run_data_bench, report_data),
+    of_attention = [name for name in ("tune", "predict") if getattr(arguments, name)]
+    if of_attention and arguments.what != "attention" or len(of_attention) > 1:
+        raise ValueError("--tune and --predict are for llama3 bench attention, one of them at a time")
+    kind, default, lines = {
+        "train": (BenchRun, "bench_dense", lambda run: report(run_bench(run))),
+        "data": (DataBench, "bench_data", lambda run: report_data(run_data_bench(run))),
+        "loss": (LossBench, "bench_loss", report_loss),
+        "attention": (
+            AttentionBench,
+            "bench_attention",
+            tune if arguments.tune else partial(predict, chip=arguments.predict) if arguments.predict else report_attention,
+        ),
     }[arguments.what]
     config, overrides = arguments.config or default, arguments.overrides
     if re.match(r"[\w.]+=", config) and not os.path.exists(config):
@@ -238,8 +255,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(loaded.render(), end="")
         return 0
-    for line in lines(run(loaded.value)):
-        print(line)
+    for line in lines(loaded.value):
+        print(line, flush=True)
     return 0
 
 

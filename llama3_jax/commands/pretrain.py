@@ -25,7 +25,8 @@ from llama3_jax.config.tree import to_mapping
 from llama3_jax.evaluate.held_out import HeldOutText
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding import processes
-from llama3_jax.sharding.axes import make_mesh
+from llama3_jax.sharding.axes import RULES, make_mesh
+from llama3_jax.sharding.context_parallel import dealt
 from llama3_jax.tokenizer.object_store import copy
 from llama3_jax.train.goodput import Goodput
 from llama3_jax.train.journal import Journal, NoJournal
@@ -39,6 +40,7 @@ from llama3_jax.train.progress import Progress
 def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, goodput: Goodput) -> TrainResult:
     """Runs or continues `run` in `directory`; for the errors see `commands.train.train`."""
     mesh, *_ = [make_mesh(mesh) for mesh in run.meshes]  # every phase's, so that a missing device is known now
+    run.attention.require(mesh.devices.flat[0].platform)
     with goodput.span("prepare_data"):
         data = open_data(run, directory, say)
     with goodput.span("start_up"):
@@ -80,7 +82,8 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
             store=store, save_every=run.checkpoint.every_steps, journal=journal, progress=progress, say=say,
             goodput=goodput, preemption=preemption,
             batches=lambda span, sharding, microbatches, step: stage_batches(
-                span, sharding, microbatches=microbatches, first_step=step
+                span, sharding, microbatches=microbatches, first_step=step,
+                arrange=lambda batch: dealt(batch, sharding.mesh.shape[RULES.position]),
             ),
             initial_model=begin, warm_up=held_out.warm_up, evaluate=score, evaluate_every=run.held_out.every_steps,
             sample=sample, sample_every=run.samples.every_steps,

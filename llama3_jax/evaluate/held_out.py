@@ -22,7 +22,8 @@ from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.model.next_token import next_token_loss
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.transformer import Transformer
-from llama3_jax.sharding.axes import spec
+from llama3_jax.sharding.axes import RULES, spec
+from llama3_jax.sharding.context_parallel import dealt
 
 
 class HeldOutText:
@@ -69,7 +70,8 @@ class HeldOutText:
     def _score(self, batch: Batch, model: Transformer, mesh: Mesh) -> tuple[Array, Array]:
         sharding = NamedSharding(mesh, spec("batch", "position"))
         with jax.set_mesh(mesh):
-            return self._sums(model, jax.tree.map(lambda leaf: _place(leaf, sharding), batch))
+            arranged = dealt(batch, mesh.shape[RULES.position])
+            return self._sums(model, jax.tree.map(lambda leaf: _place(leaf, sharding), arranged))
 
 
 def _sums(

@@ -12,20 +12,21 @@ from typing import Any, Protocol
 
 import jax
 from flax import nnx
-from jax import Array, lax
-from jax.sharding import PartitionSpec, reshard
+from jax import Array
+from jax.sharding import PartitionSpec
 
+from llama3_jax.batches.batch import Batch
 from llama3_jax.kernels.attention.flash_attention import flash_attention, plan
 from llama3_jax.kernels.attention.implementation import Implementation
-from llama3_jax.kernels.attention.mask import document_mask
+from llama3_jax.kernels.attention.mask import own_document_mask
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.param import fan_in, normal
 from llama3_jax.model.rope import Rotation, rotate
 from llama3_jax.sharding.axes import RULES, spec
-from llama3_jax.sharding.context_parallel import gather_positions
+from llama3_jax.sharding.context_parallel import gather_positions, gathered_deal
 from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.sharding.linear import linear
-from llama3_jax.sharding.per_device import axis_index, axis_size, per_device
+from llama3_jax.sharding.per_device import axis_size, per_device
 from llama3_jax.sharding.tensor_parallel import BLOCK_SUMS
 
 PER_DEVICE = PartitionSpec((RULES.batch, RULES.position))
@@ -76,31 +77,32 @@ class PackedAttend:
     outside the layer scan: the block schedule is worked out here.
     """
 
-    def __init__(self, segment_ids_BS: Array, *, implementation: Implementation = Implementation.AUTO):
+    def __init__(self, batch: Batch, cfg: ModelConfig, *, implementation: Implementation = Implementation.AUTO):
         self.implementation = implementation
-        piece = segment_ids_BS.shape[1] // axis_size(RULES.position)
 
-        def local(segment_ids_BT):
-            first = axis_index(RULES.position) * piece
-            mask = jax.tree.map(
-                lambda side_BTI: lax.dynamic_slice_in_dim(side_BTI, first, piece, axis=1), document_mask(segment_ids_BT)
-            )
-            schedule = plan(mask, num_keys=segment_ids_BT.shape[1], implementation=implementation)
-            return mask, jax.tree.map(lambda leaf: leaf[None], schedule)
+        def local(segment_ids_BS, positions_BS, order_BS):
+            mask = own_document_mask(segment_ids_BS, positions_BS, order_BS)
+            schedule = plan(
+                mask, num_keys=order_BS.shape[1] * axis_size(RULES.position), head_dim=cfg.head_dim,
+                group=cfg.num_heads // cfg.num_kv_heads, implementation=implementation,
+            )  # fmt: skip
+            return mask, jax.tree.map(lambda leaf: leaf[None], schedule), gathered_deal(order_BS)
 
-        self.mask, self.schedule = per_device(
-            local, in_specs=(spec("batch", None),), out_specs=(spec("batch", "position", None), PER_DEVICE)
-        )(reshard(segment_ids_BS, spec("batch", None)))
+        rows = spec("batch", "position")
+        self.mask, self.schedule, self.deal = per_device(
+            local, in_specs=(rows, rows, rows), out_specs=(spec("batch", "position", None), PER_DEVICE, spec("batch", None))
+        )(batch.segment_ids, batch.positions, batch.order)
 
     def __call__(self, q_BSNH: Array, k_BSKH: Array, v_BSKH: Array, layer: Array, state: Any) -> tuple[Array, Any]:
         heads, kv_heads = (spec("batch", "position", dim, None) for dim in ("heads", "kv_heads"))
 
-        def local(q_BSNH, k_BSKH, v_BSKH, mask, schedule):
-            k_BSKH, v_BSKH = gather_positions(k_BSKH), gather_positions(v_BSKH)
+        def local(q_BSNH, k_BSKH, v_BSKH, mask, schedule, deal):
+            k_BSKH, v_BSKH = gather_positions(k_BSKH, deal), gather_positions(v_BSKH, deal)
             schedule = jax.tree.map(lambda leaf: leaf[0], schedule)
             return flash_attention(q_BSNH, k_BSKH, v_BSKH, mask, schedule, implementation=self.implementation)
 
         out_BSNH = per_device(
-            local, in_specs=(heads, kv_heads, kv_heads, spec("batch", "position", None), PER_DEVICE), out_specs=heads
-        )(q_BSNH, k_BSKH, v_BSKH, self.mask, self.schedule)
+            local, out_specs=heads,
+            in_specs=(heads, kv_heads, kv_heads, spec("batch", "position", None), PER_DEVICE, spec("batch", None)),
+        )(q_BSNH, k_BSKH, v_BSKH, self.mask, self.schedule, self.deal)  # fmt: skip
         return out_BSNH, state

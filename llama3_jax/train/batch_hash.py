@@ -1,9 +1,9 @@
 """A checksum of what a step was trained on, taken on the devices from the arrays that the gradients were taken of.
 
 Each element is mixed with its place in the global batch by an integer finaliser, and all are summed modulo 2^32. A sum
-does not care in what order or on which device it is made, so that the checksum is the same on every mesh, for any number
-of hosts and micro-batches; any element that changes and any two rows that change places change it, but for one chance in
-2^32.
+does not care in what order or on which device it is made, and the place is that in the row, wherever its positions are, so
+that the checksum is the same on every mesh, for any number of hosts and micro-batches; any element that changes and any two
+rows that change places change it, but for one chance in 2^32.
 
 Shape letters: A micro-batches, B rows of a micro-batch, S positions.
 """
@@ -22,8 +22,8 @@ TRAINED_ON = ("tokens", "targets", "loss_weight", "segment_ids", "positions")
 def batch_hash(batch: Batch) -> Array:
     """uint32 of a batch [A, B, S]; the same for [A * n, B / n, S], whose rows follow each other in the same order."""
     A, B, S = batch.tokens.shape
-    a, b, s = (lax.broadcasted_iota(jnp.uint32, (A, B, S), dim) for dim in range(3))
-    place_ABS = (a * B + b) * S + s
+    a, b = (lax.broadcasted_iota(jnp.uint32, (A, B, S), dim) for dim in range(2))
+    place_ABS = (a * B + b) * S + batch.order.astype(jnp.uint32)
     total_ABS = jnp.zeros_like(place_ABS)
     for number, name in enumerate(TRAINED_ON):
         bits_ABS = lax.bitcast_convert_type(getattr(batch, name), jnp.uint32)

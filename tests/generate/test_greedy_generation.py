@@ -26,7 +26,7 @@ PROMPTS = [document.tolist() for document in documents(CFG, 17, 3, 16)]
 
 @jax.jit
 def forward(model, batch):
-    x_BSD, _ = model.layers(model.embed(batch.tokens, "float32"), batch.positions, PackedAttend(batch.segment_ids))
+    x_BSD, _ = model.layers(model.embed(batch.tokens, "float32"), batch.positions, PackedAttend(batch, model.cfg))
     return model.logits(x_BSD)
 
 

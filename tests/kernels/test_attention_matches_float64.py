@@ -1,4 +1,4 @@
-"""Attention and its gradients against float64 NumPy, for every kind of mask and both implementations."""
+"""Attention and its gradients against float64 NumPy, for every kind of mask and every implementation."""
 
 from functools import partial
 
@@ -7,52 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_oracle import attention, gradients, relative_error, segments, visible_documents
+from attention_subjects import REFERENCE, SUBJECTS, TPU, XLA, draw
 
-from llama3_jax.kernels.attention import reference, xla
+from llama3_jax.kernels.attention import tpu
 from llama3_jax.kernels.attention.flash_attention import flash_attention, plan
 from llama3_jax.kernels.attention.implementation import Implementation
-from llama3_jax.kernels.attention.mask import IntervalMask, document_mask, prefix_mask
-from llama3_jax.kernels.attention.schedule import block_schedule
+from llama3_jax.kernels.attention.mask import IntervalMask, cross_mask, document_mask, prefix_mask, shared_prompt_mask
+from llama3_jax.kernels.device import Device
 
-B, S, K, H = 2, 40, 2, 8
-BLOCK_Q, BLOCK_K = 16, 8
-IMPLEMENTATIONS = ("reference", "xla")
+pytestmark = pytest.mark.usefixtures("interpreted")
+
 TOLERANCE = {"float32": 2e-6, "bfloat16": 5e-3}
+every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 
 
-@partial(jax.jit, static_argnums=0)
-def run(implementation, q_BSNH, k_BTKH, v_BTKH, mask, out_bar_BSNH):
-    """(out, gradients) with tiles of unequal sides that divide neither S nor T."""
-
-    def call(q_BSNH, k_BTKH, v_BTKH):
-        if implementation == "reference":
-            return reference.attention(q_BSNH, k_BTKH, v_BTKH, mask)
-        schedule = block_schedule(mask, num_keys=k_BTKH.shape[1], block_q=BLOCK_Q, block_k=BLOCK_K)
-        return xla.attention(q_BSNH, k_BTKH, v_BTKH, mask, schedule, block_q=BLOCK_Q, block_k=BLOCK_K)
-
-    out_BSNH, pull = jax.vjp(call, q_BSNH, k_BTKH, v_BTKH)
-    return out_BSNH, pull(out_bar_BSNH)
-
-
-@partial(jax.jit, static_argnums=0)
-def run_public(implementation, q_BSNH, k_BTKH, v_BTKH, mask, out_bar_BSNH):
-    """(out, gradients) of `flash_attention` with its own blocks, given the plan as training gives it."""
-    schedule = plan(mask, num_keys=k_BTKH.shape[1], implementation=implementation)
-    call = partial(flash_attention, mask=mask, schedule=schedule, implementation=implementation)
-    out_BSNH, pull = jax.vjp(call, q_BSNH, k_BTKH, v_BTKH)
-    return out_BSNH, pull(out_bar_BSNH)
-
-
-def draw(seed=0, *, num_queries=S, num_keys=S, group=2, dtype="float32"):
-    """q, k, v and the cotangent of the output."""
-    rng = np.random.default_rng(seed)
-    query, key = (B, num_queries, K * group, H), (B, num_keys, K, H)
-    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in (query, key, key, query))
-
-
-def check(run, implementation, arrays, mask, visible_BST):
+def check(subject, arrays, mask, visible_BST, run=None):
     q, k, v, out_bar = arrays
-    out, bars = run(implementation, q, k, v, mask, out_bar)
+    out, bars = (run or subject.run)(q, k, v, mask, out_bar)
     tolerance = TOLERANCE[q.dtype.name]
     assert out.dtype == q.dtype
     assert relative_error(out, attention(q, k, v, visible_BST)[0]) <= tolerance
@@ -66,95 +37,156 @@ def check(run, implementation, arrays, mask, visible_BST):
         assert not np.asarray(bar)[~visible_BST.any(axis=1)].any(), "a key that nobody sees has exactly no gradient"
 
 
+def rows_of(subject, *rows, off=0):
+    """Segment ids of rows told in fortieths of a row; `off` moves every edge but the first."""
+    lengths = [[subject.scale * length for length in row] for row in rows]
+    lengths = [[row[0] + off, *row[1:-1], row[-1] - off] if len(row) > 1 else row for row in lengths]
+    return np.stack([segments(*row, S=subject.length) for row in lengths])
+
+
+def square(subject, seed=0, **shape):
+    return draw(seed, num_queries=subject.length, num_keys=subject.length, **shape)
+
+
 ROWS = {
-    "one_document": (segments(40, S=S), segments(40, S=S)),
-    "many_documents": (segments(7, 9, 16, 8, S=S), segments(1, 2, 3, 30, 4, S=S)),
-    "one_token_documents": (segments(*[1] * 40, S=S), segments(20, *[1] * 20, S=S)),
-    "padding_at_the_end": (segments(10, 11, S=S), segments(39, S=S)),
-    "a_row_of_padding": (segments(S=S), segments(15, 25, S=S)),
-    "nothing_but_padding": (segments(S=S), segments(S=S)),
+    "one_document": ([40], [40]),
+    "many_documents": ([7, 9, 16, 8], [1, 2, 3, 30, 4]),
+    "padding_at_the_end": ([10, 11], [39]),
+    "a_row_of_padding": ([], [15, 25]),
+    "nothing_but_padding": ([], []),
 }
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@every_subject
 @pytest.mark.parametrize("rows", ROWS)
-def test_documents_in_a_row(rows, implementation):
-    segment_ids = np.stack(ROWS[rows])
-    check(run, implementation, draw(), document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
+def test_documents_in_a_row(rows, subject):
+    segment_ids = rows_of(subject, *ROWS[rows])
+    check(subject, square(subject), document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@every_subject
+@pytest.mark.parametrize("off", [-1, 1, 3])
+def test_edges_off_the_tiles(off, subject):
+    """16 fortieths are a tile of queries or a whole number of them, 32 too: edges lie on tiles, or next to them."""
+    segment_ids = rows_of(subject, [16, 16, 8], [32, 8], off=off)
+    check(subject, square(subject), document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
+
+
+@every_subject
+def test_one_token_documents(subject):
+    length = subject.length
+    segment_ids = np.stack([np.arange(1, length + 1), segments(length // 2, *[1] * (length // 2), S=length)]).astype(np.int32)
+    check(subject, square(subject), document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
+
+
+@every_subject
 @pytest.mark.parametrize("window", [2, 5, 17, 100])
-def test_sliding_window(window, implementation):
-    segment_ids = np.stack([segments(22, 18, S=S), segments(31, S=S)])
+def test_sliding_window(window, subject):
+    segment_ids = rows_of(subject, [22, 18], [31])
     mask = document_mask(jnp.asarray(segment_ids), window=window)
-    check(run, implementation, draw(1), mask, visible_documents(segment_ids, window))
+    check(subject, square(subject, 1), mask, visible_documents(segment_ids, window))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_prompt_shared_by_two_responses(implementation):
+@every_subject
+def test_documents_that_are_not_causal(subject):
+    segment_ids = rows_of(subject, [22, 18], [31], off=1)
+    same = (segment_ids[:, :, None] == segment_ids[:, None]) & (segment_ids > 0)[:, :, None]
+    check(subject, square(subject, 1), document_mask(jnp.asarray(segment_ids), causal=False), same)
+
+
+@every_subject
+def test_a_prompt_shared_by_responses(subject):
     """Two intervals: every response sees the prompt and itself, never the other response."""
-    prompt, first = 13, 12
-    start, end = np.zeros((B, S, 2), np.int32), np.zeros((B, S, 2), np.int32)
-    visible = np.zeros((B, S, S), bool)
-    for s in range(S):
-        opens = 0 if s < prompt else prompt if s < prompt + first else prompt + first
-        start[:, s], end[:, s] = (0, opens), (prompt if opens else 0, s + 1)
-        visible[:, s, opens : s + 1] = True
-        visible[:, s, : prompt if opens else 0] = True
-    check(run, implementation, draw(2), IntervalMask(jnp.asarray(start), jnp.asarray(end)), visible)
+    documents = ([(9, 6, 5), (4, 3, 8)], [(3, 1), (6, 0, 5), (0, 4, 15)])  # lengths of a prompt and its responses
+    segment_ids, part_ids = np.zeros((2, 2, subject.length), np.int32)
+    for b, row in enumerate(documents):
+        first = 0
+        for number, parts in enumerate(row, start=1):
+            for part, length in enumerate(parts):
+                size = subject.scale * length + (1 if length else 0)
+                here = slice(first, first + size)
+                segment_ids[b, here], part_ids[b, here] = number, part
+                first += size
+    position = np.arange(subject.length)
+    visible = (segment_ids[:, :, None] == segment_ids[:, None]) & (segment_ids > 0)[:, :, None]
+    visible &= (position[:, None] >= position) & ((part_ids == 0)[:, None] | (part_ids[:, :, None] == part_ids[:, None]))
+    assert visible.sum() < visible_documents(segment_ids).sum(), "some response is hidden"
+    mask = shared_prompt_mask(jnp.asarray(segment_ids), jnp.asarray(part_ids))
+    check(subject, square(subject, 2), mask, visible)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_any_two_intervals(implementation):
+@every_subject
+def test_text_that_sees_its_image(subject):
+    keys = 24 * subject.scale
+    text = rows_of(subject, [5, 9, 16, 10], [12, 4, 20], off=2)
+    images = np.stack([segments(0, 7 * subject.scale, 3, 5 * subject.scale, S=keys), segments(20 * subject.scale, S=keys)])
+    visible = (text[:, :, None] == images[:, None]) & (text > 0)[:, :, None]
+    arrays = draw(3, num_queries=subject.length, num_keys=keys)
+    check(subject, arrays, cross_mask(jnp.asarray(text), jnp.asarray(images)), visible)
+
+
+@every_subject
+def test_any_two_intervals(subject):
     """Overlapping, touching, empty, backward and overhanging intervals, causal or not: their union is what is seen."""
-    rng = np.random.default_rng(3)
-    start, end = rng.integers(-3, S + 3, (2, B, S, 2), dtype=np.int32)
-    key = np.arange(S)
+    rng, length = np.random.default_rng(3), subject.length
+    start, end = rng.integers(-3, length + 3, (2, 2, length, 2), dtype=np.int32)
+    key = np.arange(length)
     visible = ((start[..., None] <= key) & (key < end[..., None])).any(axis=2)
     assert (~visible.any(axis=2)).any(), "some query sees nothing"
-    check(run, implementation, draw(3), IntervalMask(jnp.asarray(start), jnp.asarray(end)), visible)
+    check(subject, square(subject, 3), IntervalMask(jnp.asarray(start), jnp.asarray(end)), visible)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@every_subject
 @pytest.mark.parametrize("num_queries", [1, 20])
-def test_prefix_of_a_longer_cache(num_queries, implementation):
+def test_prefix_of_a_longer_cache(num_queries, subject):
     """T != S: prefill and decode, where -1 is padding."""
     position = np.stack([np.arange(num_queries) + 7, np.arange(num_queries) + 3]).astype(np.int32)
     position[1, num_queries // 2 + 1 :] = -1
-    visible = np.arange(S) <= position[..., None]
-    check(run, implementation, draw(4, num_queries=num_queries), prefix_mask(jnp.asarray(position)), visible)
+    visible = np.arange(subject.length) <= position[..., None]
+    arrays = draw(4, num_queries=num_queries, num_keys=subject.length)
+    check(subject, arrays, prefix_mask(jnp.asarray(position)), visible)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("group", [1, 4, 8])
-def test_query_heads_of_a_group_share_their_keys(group, implementation):
-    segment_ids = np.stack(ROWS["many_documents"])
-    check(run, implementation, draw(5, group=group), document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
+@every_subject
+@pytest.mark.parametrize("group", [1, 4, 8, 16])
+def test_query_heads_of_a_group_share_their_keys(group, subject):
+    segment_ids = rows_of(subject, *ROWS["many_documents"])
+    arrays = square(subject, 5, group=group, kv_heads=2 if group < 8 else 1)
+    check(subject, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_bfloat16(implementation):
-    segment_ids = np.stack(ROWS["padding_at_the_end"])
-    arrays = draw(6, dtype="bfloat16")
-    check(run, implementation, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
+@every_subject
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_bfloat16(head_dim, subject):
+    segment_ids = rows_of(subject, *ROWS["padding_at_the_end"])
+    arrays = square(subject, 6, head_dim=head_dim, dtype="bfloat16")
+    check(subject, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
 
 
-@pytest.mark.parametrize("implementation", [Implementation.XLA, Implementation.REFERENCE])
+@pytest.mark.parametrize("implementation", [Implementation.XLA, Implementation.REFERENCE, Implementation.TPU])
 @pytest.mark.parametrize("length", [300, 5])
-def test_rows_longer_and_shorter_than_a_block(length, implementation):
-    """300 positions are two whole blocks of 128 and a part of one; 5 are a part of one."""
+def test_rows_longer_and_shorter_than_a_tile(length, implementation):
+    """With the tiles that training has, and a plan made beforehand."""
     rows = ((130, 100, 60), (290,)) if length == 300 else ((2, 3), (4,))
     segment_ids = np.stack([segments(*row, S=length) for row in rows])
     arrays = draw(7, num_queries=length, num_keys=length)
-    check(run_public, implementation, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
+
+    @jax.jit
+    def run(q_BSNH, k_BTKH, v_BTKH, mask, out_bar_BSNH):
+        schedule = plan(mask, num_keys=length, head_dim=8, group=2, implementation=implementation)
+        call = partial(flash_attention, mask=mask, schedule=schedule, implementation=implementation)
+        out_BSNH, pull = jax.vjp(call, q_BSNH, k_BTKH, v_BTKH)
+        return out_BSNH, pull(out_bar_BSNH)
+
+    check(REFERENCE, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids), run)
 
 
-def test_large_scores_stay_finite():
+@pytest.mark.parametrize("subject", [XLA, TPU], ids=lambda subject: subject.name)
+def test_large_scores_stay_finite(subject):
     """Scores of a few thousand, as a diverging run has them."""
-    q, k, v, out_bar = draw(8)
-    segment_ids = np.stack(ROWS["many_documents"])
-    out, bars = run("xla", q * 100, k * 100, v, document_mask(jnp.asarray(segment_ids)), out_bar)
+    q, k, v, out_bar = square(subject, 8)
+    segment_ids = rows_of(subject, *ROWS["many_documents"])
+    out, bars = subject.run(q * 100, k * 100, v, document_mask(jnp.asarray(segment_ids)), out_bar)
     oracle, _ = attention(q * 100, k * 100, v, visible_documents(segment_ids))
     assert np.isfinite(np.concatenate([np.ravel(x) for x in (out, *bars)])).all()
     # float32 scores near 1e4 are exact to about 1e-3
@@ -162,15 +194,38 @@ def test_large_scores_stay_finite():
 
 
 def test_heads_that_do_not_group_are_refused():
-    q, k, v, _ = draw()
+    q, k, v, _ = draw(0, num_queries=8, num_keys=8, kv_heads=2, group=2)
     with pytest.raises(ValueError, match="3 query heads do not group over 2"):
-        flash_attention(q[:, :, :3], k, v, document_mask(jnp.ones((B, S), jnp.int32)))
+        flash_attention(q[:, :, :3], k, v, document_mask(jnp.ones((2, 8), jnp.int32)))
 
 
 def test_auto_is_one_of_the_implementations():
-    q, k, v, _ = draw()
-    mask = document_mask(jnp.asarray(np.stack(ROWS["many_documents"])))
+    q, k, v, _ = square(XLA)
+    mask = document_mask(jnp.asarray(rows_of(XLA, *ROWS["many_documents"])))
     auto = flash_attention(q, k, v, mask)
     named = flash_attention(q, k, v, mask, implementation=Implementation.AUTO.resolve())
-    assert Implementation.AUTO.resolve() is not Implementation.AUTO
     np.testing.assert_array_equal(auto, named)
+    assert Implementation.AUTO.resolve("tpu") is Implementation.TPU
+    assert {Implementation.AUTO.resolve(platform) for platform in ("cpu", "gpu")} == {Implementation.XLA}
+
+
+def test_what_cannot_run_here_is_refused_by_name():
+    with pytest.raises(ValueError, match="attention=tpu runs on TPUs, the devices here are cpu; use attention=auto or xla"):
+        Implementation.TPU.require("cpu")
+    assert Implementation.TPU.require("tpu") is Implementation.TPU and Implementation.AUTO.require("cpu") is Implementation.XLA
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_two_cores_share_the_heads_of_one_key_head(dtype, monkeypatch):
+    monkeypatch.setattr(tpu, "traced_for", lambda: Device("tpu", "TPU v5", cores=2))
+    segment_ids = rows_of(TPU, *ROWS["many_documents"])
+    mask = document_mask(jnp.asarray(segment_ids))
+    q, k, v, out_bar = square(TPU, 9, group=4, dtype=dtype)
+    schedule = TPU.schedule(mask, TPU.length)
+    assert jax.eval_shape(lambda: tpu.count_visits(q, k, v, mask, schedule, TPU.blocks)).forward_RP.shape[0] == 2
+
+    def run(q, k, v, mask, out_bar):
+        out, pull = jax.vjp(partial(TPU.attention, mask=mask), q, k, v)
+        return out, pull(out_bar)
+
+    check(TPU, (q, k, v, out_bar), mask, visible_documents(segment_ids), run)

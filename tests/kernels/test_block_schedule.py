@@ -1,32 +1,37 @@
-"""The schedule lists a block pair exactly when some query in it sees some key in it, and nothing else is read."""
+"""The schedule lists a tile exactly when some query in it sees some key in it, and nothing else is visited or read."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from attention_oracle import segments, visible_documents
+from attention_subjects import TPU, XLA, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama3_jax.kernels.attention import xla
-from llama3_jax.kernels.attention.flash_attention import BLOCK, plan
+from llama3_jax.kernels.attention import tpu
+from llama3_jax.kernels.attention.block_sizes import BlockSizes
+from llama3_jax.kernels.attention.flash_attention import plan
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.attention.mask import IntervalMask, dense, document_mask
-from llama3_jax.kernels.attention.schedule import block_schedule
+from llama3_jax.kernels.attention.schedule import EMPTY, FIRST, LAST, MASKED, block_schedule, unpack
+
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 B, S, T, BLOCK_Q, BLOCK_K = 2, 21, 30, 8, 7
 
 
-def brute_force(visible_BST, block_q, block_k):
-    """(row, query block, key block) numbers with a visible pair, in order."""
+def tiles(visible_BST, block_q, block_k):
+    """bool [B, Q, J, queries, keys]; nobody sees what fills up the last tile."""
     B, S, T = visible_BST.shape
-    num_q, num_k = -(-S // block_q), -(-T // block_k)
-    return [
-        (b * num_q + i) * num_k + j
-        for b in range(B)
-        for i in range(num_q)
-        for j in range(num_k)
-        if visible_BST[b, i * block_q : (i + 1) * block_q, j * block_k : (j + 1) * block_k].any()
-    ]
+    padded = np.pad(visible_BST, ((0, 0), (0, -S % block_q), (0, -T % block_k)))
+    return padded.reshape(B, padded.shape[1] // block_q, block_q, -1, block_k).swapaxes(2, 3)
+
+
+def entries(visits):
+    """(query tile, key tile, flags) of the visits with a visible pair, and of those without."""
+    listed = [tuple(map(int, unpack(visit))) for visit in np.asarray(visits.visit_M)[: int(visits.steps)]]
+    return listed[: int(visits.count)], listed[int(visits.count) :]
 
 
 @jax.jit
@@ -36,16 +41,34 @@ def schedule_and_dense(mask):
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), longest=st.integers(0, T + 2))
-def test_visits_are_the_blocks_with_a_visible_pair(seed, longest):
+def test_visits_are_the_tiles_with_a_visible_pair(seed, longest):
     rng = np.random.default_rng(seed)
     start = rng.integers(-2, T + 2, (B, S, 2), dtype=np.int32)
     end = (start + rng.integers(-2, longest + 1, start.shape)).astype(np.int32)
     schedule, visible = schedule_and_dense(IntervalMask(start, end))
     key = np.arange(T)
     np.testing.assert_array_equal(visible, ((start[..., None] <= key) & (key < end[..., None])).any(axis=2))
-    expected = brute_force(np.asarray(visible), BLOCK_Q, BLOCK_K)
-    assert schedule.count == len(expected)
-    assert np.asarray(schedule.visit_M)[: len(expected)].tolist() == expected
+    in_tiles = tiles(np.asarray(visible), BLOCK_Q, BLOCK_K)
+    seen, whole = in_tiles.any(axis=(3, 4)), in_tiles.all(axis=(3, 4))
+    _, Q, J = seen.shape
+    expected = {(b * Q + q, b * J + j): bool(whole[b, q, j]) for b, q, j in np.argwhere(seen)}
+    for visits, line in ((schedule.by_query, 0), (schedule.by_key, 1)):
+        active, empty = entries(visits)
+        assert [entry[:2] for entry in active] == sorted(expected, key=lambda place: (place[line], place[1 - line]))
+        lines = [entry[line] for entry in active]
+        for n, (*place, flags) in enumerate(active):
+            assert bool(flags & FIRST) == (lines.index(lines[n]) == n), "of its line"
+            assert bool(flags & LAST) == (n + 1 == len(lines) or lines[n + 1] != lines[n])
+            assert not flags & EMPTY and (flags & MASKED or expected[tuple(place)]), "a hidden pair needs a mask"
+        assert sorted(entry[line] for entry in empty) == sorted(set(range(seen.size // (J, Q)[line])) - set(lines))
+        assert all(flags & (FIRST | LAST | EMPTY) == FIRST | LAST | EMPTY for *_, flags in empty)
+
+
+def test_tiles_inside_a_document_need_no_mask():
+    """Of 36 causal tiles the 8 on the diagonal do, where one document fills the row."""
+    schedule = block_schedule(document_mask(jnp.ones((1, 64), jnp.int32)), num_keys=64, block_q=8, block_k=8)
+    active, _ = entries(schedule.by_query)
+    assert [place for *place, flags in active if flags & MASKED] == [[n, n] for n in range(8)] and len(active) == 36
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -57,36 +80,82 @@ def test_document_mask_is_causal_inside_documents(lengths, window, padded_row):
     np.testing.assert_array_equal(visible, visible_documents(segment_ids, window))
 
 
-def test_cost_follows_documents():
-    """Eight documents of a block each cost eight visits; one document of eight blocks costs 36."""
-    apart = np.repeat(np.arange(1, 9), BLOCK)[None].astype(np.int32)
-    counts = [int(plan(document_mask(jnp.asarray(ids)), num_keys=8 * BLOCK).count) for ids in (apart, np.ones_like(apart))]
-    assert counts == [8, 36]
+def count(lengths, S, block=128):
+    mask = document_mask(jnp.asarray(segments(*lengths, S=S)[None]))
+    return int(block_schedule(mask, num_keys=S, block_q=block, block_k=block).by_query.count)
+
+
+def test_cost_is_linear_in_equal_documents():
+    assert [count([512] * number, 8192) for number in (1, 2, 4, 8, 16)] == [10 * number for number in (1, 2, 4, 8, 16)]
+    assert count([8192], 8192) == 64 * 65 // 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cost_follows_documents(seed):
+    """Visits stay within 1.5 times the pairs there are, where documents are a few tiles long."""
+    lengths = np.random.default_rng(seed).lognormal(np.log(1500), 0.5, 64).astype(int)
+    lengths = lengths[: np.searchsorted(np.cumsum(lengths), 8192)]
+    assert count(lengths, 8192) <= 1.5 * sum(length**2 / 2 for length in lengths) / 128**2
 
 
 def test_the_reference_needs_no_plan():
-    assert plan(document_mask(jnp.ones((1, 4), jnp.int32)), num_keys=4, implementation=Implementation.REFERENCE) is None
+    mask = document_mask(jnp.ones((1, 4), jnp.int32))
+    assert plan(mask, num_keys=4, head_dim=8, group=1, implementation=Implementation.REFERENCE) is None
 
 
-def test_blocks_that_nobody_sees_are_never_read():
-    """NaN in their keys and values, and in the queries and cotangents of blocks that see nothing, reaches nothing."""
-    length, block = 64, 8
-    segment_ids = np.stack([segments(19, 13, S=length), segments(S=length)])
+def test_more_tiles_than_a_schedule_numbers_are_refused():
+    mask = IntervalMask(*jnp.zeros((2, 1, 2**15, 1), jnp.int32))
+    with pytest.raises(ValueError, match="make 32768 query tiles and 1 key tiles of 1 and 8, at most 16384 and 8192 fit"):
+        block_schedule(mask, num_keys=8, block_q=1, block_k=8)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_kernels_make_the_visits_of_the_schedule(heads):
+    """Told by the kernels themselves, for each tile."""
+    segment_ids = np.stack([segments(300, 100, 1, 1, 150, S=700), segments(S=700), segments(40, 660, S=700)])
     mask = document_mask(jnp.asarray(segment_ids))
-    visible = visible_documents(segment_ids)
-    shape = (2, length // block, block)
-    idle = ~visible.any(axis=1).reshape(shape).any(axis=2, keepdims=True)
-    idle = np.broadcast_to(idle, shape).reshape(2, length)[..., None, None]
-    rng = np.random.default_rng(0)
-    q, k, v, out_bar = (rng.normal(size=(2, length, heads, 4)).astype(np.float32) for heads in (4, 2, 2, 4))
+    q, k, v, _ = draw(0, rows=3, num_queries=700, num_keys=700, kv_heads=heads)
+    schedule = TPU.schedule(mask, 700)
+    counted = tpu.count_visits(q, k, v, mask, schedule, TPU.blocks)
+    seen = tiles(visible_documents(segment_ids), *TPU.blocks).any(axis=(3, 4))
+    by_query, by_key = seen.sum(axis=2).reshape(-1), seen.sum(axis=1).reshape(-1)
+    assert by_query.sum() == schedule.by_query.count == by_key.sum() == schedule.by_key.count and (by_query == 0).any()
+    for head in range(heads):
+        for found, expected, block in (
+            (counted.forward_RP, by_query, TPU.blocks.queries), (counted.query_gradient_RP, by_query, TPU.blocks.queries),
+            (counted.key_gradient_RU, by_key, TPU.blocks.keys),
+        ):  # fmt: skip
+            np.testing.assert_array_equal(np.asarray(found)[head, 0], np.repeat(expected, block))
 
-    @jax.jit
-    def run(q, k, v):
-        schedule = block_schedule(mask, num_keys=length, block_q=block, block_k=block)
-        out, pull = jax.vjp(lambda q, k, v: xla.attention(q, k, v, mask, schedule, block_q=block, block_k=block), q, k, v)
-        return out, pull(jnp.asarray(out_bar))
 
-    clean = run(q, k, v)
-    assert idle.any(axis=1).all(), "both rows have such blocks"
-    poisoned = run(*(np.where(idle, np.nan, x) for x in (q, k, v)))
-    jax.tree.map(np.testing.assert_array_equal, clean, poisoned)
+@pytest.mark.parametrize("subject", [XLA, TPU], ids=lambda subject: subject.name)
+def test_tiles_that_nobody_sees_are_never_read(subject):
+    """NaN in their keys and values, and in the queries and cotangents of tiles that see nothing, reaches nothing."""
+    length = 6 * max(subject.blocks)
+    segment_ids = np.stack([segments(length // 2 + 3, S=length), segments(S=length)])
+    mask, visible = document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids)
+    q, k, v, out_bar = draw(0, num_queries=length, num_keys=length)
+
+    def poisoned(x, block, seen):
+        idle = ~np.repeat(seen.reshape(2, -1, block).any(axis=2), block, axis=1)
+        assert idle.any(axis=1).all(), "both rows have such tiles"
+        return jnp.where(idle[..., None, None], jnp.nan, x)
+
+    of_queries = (subject.blocks.queries, visible.any(axis=2))
+    of_keys = (subject.blocks.keys, visible.any(axis=1))
+    clean = subject.run(q, k, v, mask, out_bar)
+    dirty = subject.run(poisoned(q, *of_queries), poisoned(k, *of_keys), poisoned(v, *of_keys), mask, out_bar)
+    jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+
+
+def test_a_schedule_that_does_not_fit_a_tpu_is_refused():
+    q, k, v = (jax.ShapeDtypeStruct((1, 2**17, 1, 8), jnp.float32) for _ in range(3))
+
+    def attend(q, k, v):
+        mask = document_mask(jnp.ones((1, 2**17), jnp.int32))
+        blocks = BlockSizes(128, 128)
+        schedule = block_schedule(mask, num_keys=2**17, block_q=128, block_k=128)
+        return tpu.attention(q, k, v, mask, schedule, blocks)
+
+    with pytest.raises(ValueError, match="does not fit the 524288 that a TPU core has for it; use larger tiles than 128 x 128"):
+        jax.eval_shape(attend, q, k, v)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 @jax.jit
 def logits(model, batch):
     x_BSD = model.embed(batch.tokens, "float32")
-    x_BSD, _ = model.layers(x_BSD, batch.positions, PackedAttend(batch.segment_ids))
+    x_BSD, _ = model.layers(x_BSD, batch.positions, PackedAttend(batch, model.cfg))
     return model.logits(x_BSD)
 
 

@@ -21,7 +21,7 @@ def test_cuts_and_adapters():
         x_BSD = model.embed(batch.tokens, "float32")
 
         def layers(x_BSD, **options):
-            return model.layers(x_BSD, batch.positions, PackedAttend(batch.segment_ids), **options)[0]
+            return model.layers(x_BSD, batch.positions, PackedAttend(batch, model.cfg), **options)[0]
 
         whole = layers(x_BSD)
         cut = layers(layers(x_BSD, stop=1), start=1)

@@ -98,7 +98,7 @@ def their_names(cfg, model):
 @jax.jit
 def packed_logits(model, batch):
     x_BSD = model.embed(batch.tokens, "float32")
-    x_BSD, _ = model.layers(x_BSD, batch.positions, PackedAttend(batch.segment_ids))
+    x_BSD, _ = model.layers(x_BSD, batch.positions, PackedAttend(batch, model.cfg))
     return model.logits(x_BSD)
 
 

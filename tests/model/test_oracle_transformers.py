@@ -33,7 +33,7 @@ def test_logits_and_gradients(name):
 
     @jax.jit
     def ours(model, batch):
-        x_BSD, _ = model.layers(model.embed(batch.tokens, "float32"), batch.positions, PackedAttend(batch.segment_ids))
+        x_BSD, _ = model.layers(model.embed(batch.tokens, "float32"), batch.positions, PackedAttend(batch, model.cfg))
         return model.logits(x_BSD), jax.grad(lambda model: next_token_loss(model, batch)[0])(model)
 
     logits_BSV, gradient = ours(model, batch)

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import reshard
 from tiny_model import documents, new_model, packed, placed
 
-from llama3_jax.kernels.attention import flash_attention
+from llama3_jax.kernels.attention import block_sizes
 from llama3_jax.model.attention import PackedAttend
 from llama3_jax.model.config import ModelConfig, RopeScaling
 from llama3_jax.sharding.tensor_parallel import residual
@@ -28,7 +28,7 @@ PACKINGS, SMOKE = 200, 20
 @pytest.fixture(scope="module")
 def model(one_device):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flash_attention, "BLOCK", BLOCK)
+        patch.setattr(block_sizes, "XLA_BLOCK", BLOCK)
         yield new_model(CFG)
 
 
@@ -38,7 +38,7 @@ def run(model, batch, noise_BSD):
 
     def loss(model, noise_BSD):
         x_BSD = model.embed(batch.tokens, "float32") + reshard(noise_BSD, residual(S))
-        x_BSD, _ = model.layers(x_BSD, batch.positions, PackedAttend(batch.segment_ids))
+        x_BSD, _ = model.layers(x_BSD, batch.positions, PackedAttend(batch, model.cfg))
         return model.loss(x_BSD, batch.targets, batch.loss_weight)[0], model.logits(x_BSD)
 
     (model_bar, x_bar_BSD), logits_BSV = jax.grad(loss, argnums=(0, 1), has_aux=True)(model, noise_BSD)

@@ -2,42 +2,30 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
-import h100
-import numpy as np
 import pytest
+import topologies
 from expected_collectives import CFG, OPTIMIZER, SHAPE, expected, sums
-from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
 
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.remat import Remat
-from llama3_jax.sharding.axes import AXES
 from llama3_jax.sharding.collectives import collectives
 from llama3_jax.sharding.fsdp import Fsdp
 from llama3_jax.train.abstract import abstract_state, compile_step
 from llama3_jax.train.objective import NextToken
 
-
-def tpu():
-    pytest.importorskip("libtpu")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
-        patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor a chip that only one process may hold
-        return topologies.get_topology_desc(platform="tpu", topology_name="v5p:2x2x2").devices
+pytestmark = [pytest.mark.compiled]
 
 
-def gpu():
-    return topologies.get_topology_desc(platform="cuda", target_config=h100.description(), topology="1x1x8").devices
-
-
-@pytest.fixture(scope="module", params=[tpu, gpu])
+@pytest.fixture(scope="module", params=[partial(topologies.tpu, "v5p:2x2x2"), topologies.gpu], ids=["tpu", "gpu"])
 def devices(request):
-    return np.array(request.param())
+    return request.param()
 
 
 def compiled(devices, shape, cfg=CFG, batch=SHAPE, **how):
-    mesh = Mesh(devices.reshape(1, *shape), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    data, sequence, model = shape
+    mesh = topologies.mesh_of(devices, data=data, sequence=sequence, model=model)
     objective = NextToken(precision=Precision.BFLOAT16, **how)
     return compile_step(objective, OPTIMIZER, abstract_state(cfg, OPTIMIZER, mesh), batch, mesh), mesh
 

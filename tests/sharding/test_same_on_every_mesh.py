@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from layouts import LAYOUTS
 from tiny_model import documents, new_model, packed, placed
 
-from llama3_jax.kernels.attention import flash_attention
+from llama3_jax.kernels.attention import block_sizes
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.remat import Remat
 from llama3_jax.model.transformer import Transformer
@@ -30,7 +30,7 @@ MICROBATCHES = 2
 def small_blocks():
     """So that a row is several blocks, also on a piece of the sequence axis."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flash_attention, "BLOCK", 8)
+        patch.setattr(block_sizes, "XLA_BLOCK", 8)
         yield
 
 

@@ -31,7 +31,8 @@ def oracle(batch: Batch) -> int:
 def new_batch(seed: int = 0) -> Batch:
     draw = np.random.default_rng(seed)
     numbers = {name: draw.integers(-1, 100, (1, ROWS, S), dtype=np.int32) for name in Batch._fields}
-    return Batch(**numbers | {"loss_weight": draw.random((1, ROWS, S), np.float32)})
+    order = np.broadcast_to(np.arange(S, dtype=np.int32), (1, ROWS, S))
+    return Batch(**numbers | {"loss_weight": draw.random((1, ROWS, S), np.float32), "order": order})
 
 
 def hashed(batch: Batch) -> int:
@@ -50,6 +51,12 @@ def test_microbatches_do_not_show(pieces):
     batch = new_batch()
     cut = jax.tree.map(lambda leaf: leaf.reshape(pieces, ROWS // pieces, S), batch)
     assert hashed(cut) == hashed(batch)
+
+
+def test_the_order_of_positions_does_not_show():
+    batch, order = new_batch(), np.random.default_rng(1).permuted(new_batch().order, axis=-1)
+    moved = jax.tree.map(lambda leaf: np.take_along_axis(leaf, order, axis=-1), batch)
+    assert hashed(moved) == hashed(batch) != hashed(moved._replace(order=batch.order))
 
 
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "sequence": 2, "model": 2}, {"sequence": 4}])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_model import documents, new_model, packed, placed
 
-from llama3_jax.kernels.attention import flash_attention
+from llama3_jax.kernels.attention import block_sizes
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.cross_entropy.chunked import cross_entropy
 from llama3_jax.model import transformer
@@ -40,7 +40,7 @@ def state(one_device):
 def step(state):
     """Rows of several blocks; compiled for each shape once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flash_attention, "BLOCK", 8)
+        patch.setattr(block_sizes, "XLA_BLOCK", 8)
         yield jax.jit(make_step(NextToken(), OPTIMIZER))
 
 
@@ -116,7 +116,7 @@ def test_padding(step, state, expected):
 )
 def test_blocks_of_attention_and_chunks_of_cross_entropy(attention, block, chunk, state, expected, monkeypatch):
     """Those that divide a row or a batch and those that do not; all others here are of blocks of 8 and a single chunk."""
-    monkeypatch.setattr(flash_attention, "BLOCK", block)
+    monkeypatch.setattr(block_sizes, "XLA_BLOCK", block)
     monkeypatch.setattr(transformer, "cross_entropy", partial(cross_entropy, chunk=chunk))
     step = jax.jit(make_step(NextToken(attention=attention), OPTIMIZER))
     assert_same(run(step, state, in_pieces(ROWS, 2)), expected)

@@ -57,7 +57,7 @@ def make_batch(seed, microbatches=2, rows=4):
     return Batch(
         tokens=rng.integers(0, V, shape, dtype=np.int32), targets=rng.integers(-3, 4, shape, dtype=np.int32),
         loss_weight=weight, segment_ids=np.ones(shape, np.int32), positions=np.zeros(shape, np.int32),
-        source=np.zeros(shape, np.int32),
+        order=np.broadcast_to(np.arange(S, dtype=np.int32), shape), source=np.zeros(shape, np.int32),
     )  # fmt: skip
 
 

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
+from llama3_jax.kernels.attention.block_sizes import BlockSizes
 from llama3_jax.kernels.attention.mask import IntervalMask
 from llama3_jax.kernels.attention.reference import HIDDEN
-from llama3_jax.kernels.attention.schedule import BlockSchedule, pad_queries
+from llama3_jax.kernels.attention.schedule import BlockSchedule, pad_queries, unpack
 
 LOWEST = HIDDEN / 2
 """The running maximum before any visit: below every score, and so far above HIDDEN that a hidden pair adds exactly zero."""
@@ -42,13 +43,11 @@ def attention(
     v_BTKH: Array,
     mask: IntervalMask,
     schedule: BlockSchedule,
-    *,
-    block_q: int,
-    block_k: int,
+    blocks: BlockSizes,
 ) -> Array:
     """Attention of `reference.attention` over the blocks of `schedule`, which `mask` and these block sizes made."""
     B, S, N, H = q_BSNH.shape
-    K = k_BTKH.shape[2]
+    K, (block_q, block_k) = k_BTKH.shape[2], blocks
     tiles = _Tiles(-(-S // block_q), -(-k_BTKH.shape[1] // block_k), block_q, block_k, N // K)
     q_XKQH = _query_tiles(q_BSNH, tiles)
     bounds_XQI = jax.tree.map(lambda side: side.reshape(B * tiles.num_q, block_q, -1), pad_queries(mask, block_q))
@@ -66,7 +65,7 @@ def _forward(tiles: _Tiles, q_XKQH, k_YKJH, v_YKJH, bounds_XQI, schedule):
 
     def visit(n, carry):
         acc_XKQH, max_XKQ, sum_XKQ = carry
-        x, y, j = _locate(tiles, schedule.visit_M[n])
+        x, y, j = _locate(tiles, schedule.by_query.visit_M[n])
         v_KJH = _at(v_YKJH, y)
         score_KQJ = _scores(tiles, _at(q_XKQH, x), _at(k_YKJH, y), bounds_XQI, x, j)
         old_KQ = _at(max_XKQ, x)
@@ -85,7 +84,7 @@ def _forward(tiles: _Tiles, q_XKQH, k_YKJH, v_YKJH, bounds_XQI, schedule):
         jnp.full((X, K, Q), LOWEST, jnp.float32),
         jnp.zeros((X, K, Q), jnp.float32),
     )
-    acc_XKQH, max_XKQ, sum_XKQ = lax.fori_loop(0, schedule.count, visit, start)
+    acc_XKQH, max_XKQ, sum_XKQ = lax.fori_loop(0, schedule.by_query.count, visit, start)
     seen_XKQ = sum_XKQ > 0
     out_XKQH = (acc_XKQH / jnp.where(seen_XKQ, sum_XKQ, 1.0)[..., None]).astype(q_XKQH.dtype)
     lse_XKQ = jnp.where(seen_XKQ, max_XKQ + jnp.log(jnp.where(seen_XKQ, sum_XKQ, 1.0)), -HIDDEN)
@@ -100,7 +99,7 @@ def _backward(tiles: _Tiles, saved, out_bar_XKQH):
 
     def visit(n, carry):
         q_bar_XKQH, k_bar_YKJH, v_bar_YKJH = carry
-        x, y, j = _locate(tiles, schedule.visit_M[n])
+        x, y, j = _locate(tiles, schedule.by_query.visit_M[n])
         q_KQH, k_KJH, v_KJH, out_bar_KQH = _at(q_XKQH, x), _at(k_YKJH, y), _at(v_YKJH, y), _at(out_bar_XKQH, x)
         prob_KQJ = jnp.exp(_scores(tiles, q_KQH, k_KJH, bounds_XQI, x, j) - _at(lse_XKQ, x)[..., None])
         prob_bar_KQJ = _dot("kqh,kjh->kqj", out_bar_KQH, v_KJH)
@@ -113,7 +112,7 @@ def _backward(tiles: _Tiles, saved, out_bar_XKQH):
         )
 
     start = tuple(jnp.zeros(primal.shape, jnp.float32) for primal in (q_XKQH, k_YKJH, v_YKJH))
-    q_bar_XKQH, k_bar_YKJH, v_bar_YKJH = lax.fori_loop(0, schedule.count, visit, start)
+    q_bar_XKQH, k_bar_YKJH, v_bar_YKJH = lax.fori_loop(0, schedule.by_query.count, visit, start)
     return (
         q_bar_XKQH.astype(q_XKQH.dtype),
         k_bar_YKJH.astype(k_YKJH.dtype),
@@ -128,8 +127,8 @@ _visits.defvjp(_forward, _backward)
 
 def _locate(tiles: _Tiles, visit: Array) -> tuple[Array, Array, Array]:
     """Tile numbers (query, key) over all rows, and the key block inside its row."""
-    x, j = visit // tiles.num_k, visit % tiles.num_k
-    return x, x // tiles.num_q * tiles.num_k + j, j
+    x, y, _ = unpack(visit)
+    return x, y, y % tiles.num_k
 
 
 def _scores(tiles: _Tiles, q_KQH, k_KJH, bounds_XQI: IntervalMask, x, j) -> Array:

@@ -1,0 +1,223 @@
+"""Attention timed: each implementation of ours that runs here, and the library's own, on the same arrays, in one run.
+
+Shape letters: B rows, S positions, N query heads, K key/value heads, H head dim.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from llama3_jax.bench.attention_shape import Shape
+from llama3_jax.kernels.attention import block_sizes
+from llama3_jax.kernels.attention.block_sizes import BlockSizes
+from llama3_jax.kernels.attention.flash_attention import flash_attention, plan
+from llama3_jax.kernels.attention.implementation import Implementation
+from llama3_jax.kernels.attention.mask import dense, document_mask
+from llama3_jax.kernels.device import traced_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    name: str
+    seconds: float
+    """Of a forward and a backward pass: the median over rounds."""
+    forward_s: float
+    spread: float
+    """(slowest - fastest) / median, of the forward and backward pass."""
+    visited_pairs: float
+    """Pairs that it multiplies, hidden ones included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    shape: Shape
+    mean_tokens: int | None
+    """Of the documents in a row; None is one document."""
+    visible_pairs: float
+    measured: tuple[Measured, ...]
+    schedule_s: float
+    """To make the schedule of our default, once per batch."""
+
+    @property
+    def causal_pairs(self) -> float:
+        return self.shape.rows * self.shape.length * (self.shape.length + 1) / 2
+
+
+class Contender:
+    """Args:
+    prepare: segment ids -> what is made once per batch.
+    attend: (q, k, v, that) -> out.
+    visited_pairs: the same -> pairs multiplied.
+    """
+
+    def __init__(self, name: str, prepare: Callable, attend: Callable, visited_pairs: Callable[..., float]):
+        self.name, self.prepare, self.visited_pairs = name, jax.jit(prepare), visited_pairs
+        self.forward = jax.jit(attend)
+
+        def both(q_BSNH, k_BSKH, v_BSKH, prepared, out_bar_BSNH):
+            out_BSNH, pull = jax.vjp(lambda *qkv: attend(*qkv, prepared), q_BSNH, k_BSKH, v_BSKH)
+            return out_BSNH, pull(out_bar_BSNH)
+
+        self.both = jax.jit(both)
+
+
+def ours(shape: Shape, implementation: Implementation, blocks: BlockSizes | None = None) -> Contender:
+    S = shape.length
+    blocks = blocks or sizes(shape, implementation)
+    how = {"implementation": implementation, "blocks": blocks}
+
+    def prepare(segment_ids_BS):
+        mask = document_mask(segment_ids_BS)
+        return mask, plan(mask, num_keys=S, head_dim=shape.head_dim, group=shape.group, **how)
+
+    def visited(prepared):
+        mask, schedule = prepared
+        if schedule is None:
+            return shape.rows * S * S
+        return int(schedule.by_query.count) * blocks.queries * blocks.keys
+
+    def attend(q_BSNH, k_BSKH, v_BSKH, prepared):
+        return flash_attention(q_BSNH, k_BSKH, v_BSKH, *prepared, **how)
+
+    return Contender(f"llama3_jax {implementation.value}", prepare, attend, visited)
+
+
+def library(shape: Shape) -> Contender:
+    """`jax.nn.dot_product_attention` with the mask of the documents written out."""
+
+    def attend(q, k, v, visible_BST):
+        return jax.nn.dot_product_attention(q, k, v, mask=visible_BST[:, None])
+
+    def prepare(segment_ids_BS):
+        return dense(document_mask(segment_ids_BS), shape.length)
+
+    return Contender("jax.nn.dot_product_attention", prepare, attend, lambda _: shape.rows * shape.length**2)
+
+
+def splash(shape: Shape) -> Contender:
+    """The TPU kernel of jax, causal, with segment ids: it masks other documents, and visits them."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+
+    S = shape.length
+    mask = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((S, S))] * shape.num_heads)
+    kernel = splash_attention_kernel.make_splash_mha_single_device(mask)
+
+    def attend(q, k, v, segment_ids_BS):
+        def row(q_SNH, k_SKH, v_SKH, segment_ids_S):
+            k_NSH, v_NSH = (jnp.repeat(x.transpose(1, 0, 2), shape.group, axis=0) for x in (k_SKH, v_SKH))
+            segments = splash_attention_kernel.SegmentIds(segment_ids_S, segment_ids_S)
+            out_NSH = kernel(q_SNH.transpose(1, 0, 2) * shape.head_dim**-0.5, k_NSH, v_NSH, segment_ids=segments)
+            return out_NSH.transpose(1, 0, 2)
+
+        return jax.vmap(row)(q, k, v, segment_ids_BS)
+
+    return Contender("jax splash attention", lambda ids: ids, attend, lambda _: shape.rows * S * (S + 1) / 2)
+
+
+def contenders(shape: Shape) -> Iterator[Contender]:
+    """Those that run on this machine, our default first."""
+    default = Implementation.AUTO.resolve()
+    yield ours(shape, default)
+    yield from (ours(shape, each) for each in {Implementation.XLA} - {default})
+    yield library(shape)
+    if jax.default_backend() == "tpu":
+        yield splash(shape)
+
+
+def compare(shape: Shape, mean_tokens: int | None, *, dtype: str, rounds: int) -> Case:
+    """Every contender in every round, each round begun by another.
+
+    Raises: ValueError if their results differ: they would not do the same work.
+    """
+    arrays, segment_ids = draw(shape, mean_tokens, dtype)
+    runners = list(contenders(shape))
+    prepared = [jax.block_until_ready(each.prepare(segment_ids)) for each in runners]
+    _require_same(runners, [each.both(*arrays[:3], made, arrays[3]) for each, made in zip(runners, prepared, strict=True)], dtype)
+    forward = timed([partial(each.forward, *arrays[:3], made) for each, made in zip(runners, prepared, strict=True)], rounds)
+    both = timed([partial(each.both, *arrays[:3], made, arrays[3]) for each, made in zip(runners, prepared, strict=True)], rounds)
+    (schedule,) = timed([partial(runners[0].prepare, segment_ids)], rounds)
+    return Case(
+        shape=shape, mean_tokens=mean_tokens, visible_pairs=visible_pairs(segment_ids),
+        measured=tuple(
+            Measured(
+                name=each.name, seconds=statistics.median(two), forward_s=statistics.median(one),
+                spread=(max(two) - min(two)) / statistics.median(two), visited_pairs=each.visited_pairs(made),
+            )
+            for each, made, one, two in zip(runners, prepared, forward, both, strict=True)
+        ),
+        schedule_s=statistics.median(schedule),
+    )  # fmt: skip
+
+
+def timed(calls: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of each call in each round; one more round before compiles."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for number in range(rounds + 1):
+        for place in (*range(number % len(calls), len(calls)), *range(number % len(calls))):
+            started = time.perf_counter()
+            jax.block_until_ready(calls[place]())
+            if number:
+                seconds[place].append(time.perf_counter() - started)
+    return seconds
+
+
+def best_sizes(
+    shape: Shape, mean_tokens: Sequence[int | None], candidates: Sequence[BlockSizes], *, dtype: str, rounds: int
+) -> Mapping[BlockSizes, float]:
+    """Seconds of a forward and a backward pass with each of these tiles, over all packings together."""
+    implementation = Implementation.AUTO.resolve()
+    total = dict.fromkeys(candidates, 0.0)
+    for mean in mean_tokens:
+        arrays, segment_ids = draw(shape, mean, dtype)
+        calls = []
+        for blocks in candidates:
+            each = ours(shape, implementation, blocks)
+            calls.append(partial(each.both, *arrays[:3], each.prepare(segment_ids), arrays[3]))
+        for blocks, seconds in zip(candidates, timed(calls, rounds), strict=True):
+            total[blocks] += statistics.median(seconds)
+    return total
+
+
+def sizes(shape: Shape, implementation: Implementation) -> BlockSizes:
+    return block_sizes.block_sizes(
+        implementation, chip=traced_for().kind, head_dim=shape.head_dim, group=shape.group, num_queries=shape.length,
+        num_keys=shape.length,
+    )  # fmt: skip
+
+
+def draw(shape: Shape, mean_tokens: int | None, dtype: str) -> tuple[list[Array], Array]:
+    """q, k, v, the cotangent of the output, and segment ids of documents of log-normal length."""
+    rng = np.random.default_rng(0)
+    heads = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads, shape.num_heads)
+    arrays = [jnp.asarray(rng.normal(size=(shape.rows, shape.length, each, shape.head_dim)), dtype) for each in heads]
+    return arrays, jnp.asarray(np.stack([_row(rng, shape.length, mean_tokens) for _ in range(shape.rows)]))
+
+
+def _row(rng: np.random.Generator, length: int, mean_tokens: int | None) -> np.ndarray:
+    if mean_tokens is None:
+        return np.ones(length, np.int32)
+    lengths = np.maximum(rng.lognormal(np.log(mean_tokens) - 0.5, 1.0, length), 1).astype(int)
+    return np.repeat(np.arange(1, length + 1, dtype=np.int32), lengths)[:length]
+
+
+def visible_pairs(segment_ids_BS: Array) -> float:
+    mask = document_mask(segment_ids_BS)
+    return float(jnp.sum((mask.end_BSI - mask.start_BSI).astype(jnp.float32)))
+
+
+def _require_same(runners: Sequence[Contender], results: Sequence, dtype: str) -> None:
+    expected = jax.tree.map(lambda x: np.asarray(x, np.float32), results[0])
+    for each, result in zip(runners, results, strict=True):
+        for one, other in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+            difference = np.linalg.norm(np.asarray(one, np.float32) - other) / np.linalg.norm(other)
+            if not difference <= {"float32": 1e-4, "bfloat16": 2e-2}[dtype]:
+                raise ValueError(f"{each.name} and {runners[0].name} differ by {difference:.1e}: they do not do the same work")

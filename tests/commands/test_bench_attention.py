@@ -1,0 +1,84 @@
+"""`llama3 bench attention` measures what runs here on the same arrays, tunes the table of tiles, and says what it predicts."""
+
+import json
+import re
+from importlib import import_module
+
+import pytest
+
+from llama3_jax import commands
+from llama3_jax.commands.main import main
+from llama3_jax.kernels.attention import block_sizes
+from llama3_jax.kernels.attention.block_sizes import BlockSizes
+from llama3_jax.kernels.attention.implementation import Implementation
+
+SHAPE = "shapes=[{rows: 2, length: 512, num_heads: 4, num_kv_heads: 2, head_dim: 16}]"
+TINY = [SHAPE, "mean_tokens=[null, 60]", "rounds=1"]
+
+
+def test_the_report(capsys):
+    assert main(["bench", "attention", *TINY]) == 0
+    report = capsys.readouterr().out
+    assert "2 x 512 positions, 4 heads over 2, of 16; one document a row: 100.0% of causal pairs visible" in report
+    assert re.search(r"documents of 60 tokens on average: \d?\d\.\d% of causal pairs visible", report)
+    for name in ("llama3_jax xla", "jax.nn.dot_product_attention"):
+        assert len(re.findall(rf"^{re.escape(name)} +[\d.]+ +\d+% +[\d.]+ +\d+% +[\d.]+ +[\d.]+ +[\d.]+x$", report, re.M)) == 2
+    assert len(re.findall(r"^schedule, once a batch: [\d.]+ ms, [\d.]+% of one layer's time$", report, re.M)) == 2
+    assert re.search(r"^ours takes [\d.]+x the time of one document a row times the \d+\.\d% of its visits", report, re.M)
+
+
+def test_what_is_visited_is_what_the_documents_need():
+    whole, packed = commands.bench_attention(overrides=TINY)
+    assert whole.causal_pairs == whole.visible_pairs == 2 * 512 * 513 / 2 > packed.visible_pairs > 0
+    (ours, theirs), (packed_ours, packed_theirs) = whole.measured, packed.measured
+    assert ours.visited_pairs == 2 * 3 * 256**2 and theirs.visited_pairs == packed_theirs.visited_pairs == 2 * 512**2
+    assert packed.visible_pairs < packed_ours.visited_pairs <= ours.visited_pairs
+
+
+def test_tuned_tiles_are_kept_in_the_table_and_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(block_sizes, "TABLE", tmp_path / "table.json")
+    monkeypatch.setattr(import_module("llama3_jax.commands.bench_attention"), "CANDIDATES", (128, 256))
+    kept = {"implementation": "tpu", "chip": "TPU v5", "head_dim": 16, "group": 2, "length": 512, "queries": 512, "keys": 1024}
+    block_sizes.TABLE.write_text(json.dumps({"rows": [kept]}))
+    block_sizes.table.cache_clear()
+    for _ in range(2):
+        assert main(["bench", "attention", "--tune", *TINY]) == 0
+    block_sizes.table.cache_clear()
+    rows = json.loads(block_sizes.TABLE.read_text())["rows"]
+    assert kept in rows and len(rows) == 2, "redone, not added to; other chips' stay"
+    (row,) = [row for row in rows if row != kept]
+    best = re.findall(r"tiles of (\d+) queries and (\d+) keys", capsys.readouterr().out)[-1]
+    assert (row["queries"], row["keys"]) == tuple(map(int, best)) and row["chip"] == "cpu"
+    how = {"head_dim": 16, "group": 2, "num_queries": 512, "num_keys": 512}
+    assert block_sizes.block_sizes(Implementation.XLA, chip="cpu", **how) == BlockSizes(row["queries"], row["keys"])
+    assert block_sizes.block_sizes(Implementation.TPU, chip="TPU v5", **how) == BlockSizes(512, 512), "no longer than the row"
+    longer = block_sizes.block_sizes(Implementation.XLA, chip="cpu", **{**how, "num_keys": 4096, "num_queries": 4096})
+    assert longer == BlockSizes(256, 256), "rows that were not measured have the sizes that are worked out"
+    block_sizes.table.cache_clear()
+
+
+@pytest.mark.compiled
+def test_predictions_are_called_so(capsys):
+    pytest.importorskip("libtpu")
+    shape = "shapes=[{rows: 1, length: 8192, num_heads: 32, num_kv_heads: 8, head_dim: 128}]"
+    assert main(["bench", "attention", "--predict", "v6e", shape]) == 0
+    report = capsys.readouterr().out
+    assert report.startswith("PREDICTIONS for v6e, nothing is measured")
+    whole, packed = map(float, re.findall(r"at least ([\d.]+) ms", report))
+    assert 9 * 2 * 32 * 128 * 8192 * 8193 / 2 / 918e12 * 1e3 < whole < 1.2 * packed * 100 and packed < whole
+    assert report.count("3 kernels") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, why",
+    [
+        (["attention", "--predict", "v99"], "--predict v99; use one of v5p, v6e"),
+        (["train", "--tune"], "are for llama3 bench attention"),
+        (["attention", "rounds=0"], "rounds=0; use 1 or more"),
+        (["attention", "shapes=[]"], "need an entry each"),
+        (["attention", "shapes=[{rows: 1, length: 8, num_heads: 3, num_kv_heads: 2, head_dim: 4}]"], "do not group"),
+    ],
+)
+def test_bad_input(arguments, why, capsys):
+    assert main(["bench", *arguments]) in (1, 2)
+    assert why in capsys.readouterr().err

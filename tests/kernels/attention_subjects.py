@@ -1,0 +1,53 @@
+"""The implementations of attention as tests run them: small tiles of unequal sides, in rows that they do not divide."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llama3_jax.kernels.attention import reference, tpu, xla
+from llama3_jax.kernels.attention.block_sizes import BlockSizes
+from llama3_jax.kernels.attention.schedule import block_schedule
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    blocks: BlockSizes | None
+    scale: int
+    """A row of 40 positions, which the tests' documents are told in, is so many times longer."""
+
+    @property
+    def length(self) -> int:
+        return 40 * self.scale
+
+    def attention(self, q_BSNH, k_BTKH, v_BTKH, mask):
+        if self.name == "reference":
+            return reference.attention(q_BSNH, k_BTKH, v_BTKH, mask)
+        schedule = self.schedule(mask, k_BTKH.shape[1])
+        implementation = {"xla": xla, "tpu": tpu}[self.name]
+        return implementation.attention(q_BSNH, k_BTKH, v_BTKH, mask, schedule, self.blocks)
+
+    def schedule(self, mask, num_keys):
+        return block_schedule(mask, num_keys=num_keys, block_q=self.blocks.queries, block_k=self.blocks.keys)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(self, q_BSNH, k_BTKH, v_BTKH, mask, out_bar_BSNH):
+        """(out, gradients of q, k and v)"""
+        out_BSNH, pull = jax.vjp(partial(self.attention, mask=mask), q_BSNH, k_BTKH, v_BTKH)
+        return out_BSNH, pull(out_bar_BSNH)
+
+
+REFERENCE = Subject("reference", None, 1)
+XLA = Subject("xla", BlockSizes(16, 8), 1)
+TPU = Subject("tpu", BlockSizes(256, 128), 8)
+SUBJECTS = (REFERENCE, XLA, TPU)
+
+
+def draw(seed, *, num_queries, num_keys, rows=2, kv_heads=1, group=2, head_dim=8, dtype="float32"):
+    """q, k, v and the cotangent of the output."""
+    rng = np.random.default_rng(seed)
+    query, key = (rows, num_queries, kv_heads * group, head_dim), (rows, num_keys, kv_heads, head_dim)
+    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in (query, key, key, query))

@@ -1,0 +1,133 @@
+"""Over the sequence axis queries are dealt out by what they cost: equal work, the same visits, the same numbers."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec, reshard
+from tiny_model import documents, packed
+
+from llama3_jax.batches.batch import Batch
+from llama3_jax.batches.rows import pack
+from llama3_jax.kernels.attention import block_sizes
+from llama3_jax.kernels.attention.implementation import Implementation
+from llama3_jax.model.attention import PackedAttend
+from llama3_jax.model.config import ModelConfig
+from llama3_jax.sharding.axes import spec
+from llama3_jax.sharding.context_parallel import block_size, dealt
+
+LONG, RANKS, TILE_Q, TILE_K = 2**17, 16, 256, 512
+
+
+def row(lengths, S) -> Batch:
+    lengths = lengths[: np.searchsorted(np.cumsum(lengths), S) + 1].copy()
+    lengths[-1] -= max(lengths.sum() - S, 0)
+    return pack([np.zeros(length, np.int32) for length in lengths], S, 0)
+
+
+def random_row(seed: int) -> Batch:
+    """Documents of 800 tokens on average, as web pages are, or of 20,000; every eighth row is one document."""
+    rng = np.random.default_rng(seed)
+    mean, sigma = ((800, 1.2), (20_000, 1.5))[seed % 2]
+    lengths = np.maximum(rng.lognormal(np.log(mean) - sigma**2 / 2, sigma, 4000), 8).astype(int)
+    return row(np.array([LONG]) if seed % 8 == 7 else lengths, LONG)
+
+
+def visits_of_ranks(batch: Batch) -> np.ndarray:
+    """Tiles of 256 queries and 512 keys that each rank visits."""
+    start, end = batch.order - batch.positions, np.where(batch.segment_ids > 0, batch.order + 1, 0)
+    first, last = start.reshape(-1, TILE_Q).min(axis=1) // TILE_K, -(-end.reshape(-1, TILE_Q).max(axis=1) // TILE_K)
+    return np.maximum(last - first, 0).reshape(RANKS, -1).sum(axis=1)
+
+
+def zig_zag(batch: Batch) -> Batch:
+    chunks = np.arange(LONG).reshape(2 * RANKS, -1)
+    order = np.concatenate([np.r_[chunks[rank], chunks[-1 - rank]] for rank in range(RANKS)])
+    return Batch(*(leaf[order] for leaf in batch))
+
+
+def test_no_rank_works_more_than_a_tenth_above_the_mean():
+    """At 128k on 16 ranks, over 64 packings, where the paper's zig-zag is for rows of one document alone."""
+    ours, theirs = [], []
+    for seed in range(64):
+        batch = random_row(seed)
+        work, zig_zagged = visits_of_ranks(dealt(batch, RANKS)), visits_of_ranks(zig_zag(batch))
+        assert work.sum() == zig_zagged.sum() == visits_of_ranks(batch).sum()
+        ours.append(work.max() / work.mean())
+        theirs.append(zig_zagged.max() / zig_zagged.mean())
+    print(f"max/mean: dealt {np.mean(ours):.3f}, at most {max(ours):.3f}; zig-zag {np.mean(theirs):.2f}")
+    assert max(ours) <= 1.1 < np.mean(theirs)
+
+
+@pytest.mark.parametrize("pieces", [2, 4, 8])
+@pytest.mark.parametrize("length", [64, 96, 1024, 4096])
+def test_every_device_holds_whole_blocks_once(length, pieces):
+    batch = row(np.array([length // 3, 5, length]), length)
+    found, block = dealt(batch, pieces), block_size(length, pieces)
+    assert sorted(found.order) == list(range(length)) and length % (pieces * block) == 0
+    assert (found.order.reshape(-1, block) - found.order[::block, None] == np.arange(block)).all()
+    np.testing.assert_array_equal(found.tokens, batch.tokens[found.order])
+    assert dealt(batch, 1) is batch
+
+
+CFG = ModelConfig(
+    num_layers=1, model_dim=16, num_heads=4, num_kv_heads=2, head_dim=8, ffw_dim=16, vocab_size=64, context_length=1024
+)
+DOCUMENTS = {256: ((90, 1, 60, 105), (256,)), 1024: ((700, 1, 323), (200, 400, 424))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_tiles():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_sizes, "XLA_BLOCK", 8)
+        yield
+
+
+def attend(devices, length, implementation):
+    """(out, gradients of q, k, v) in the order of the rows, and the visits of all devices."""
+    batch = packed([documents(CFG, *lengths, seed=n) for n, lengths in enumerate(DOCUMENTS[length])], length)
+    rng = np.random.default_rng(0)
+    q, k, v, out_bar = (rng.normal(size=(2, length, heads, 8)).astype(np.float32) for heads in (4, 2, 2, 4))
+    there = dealt(jax.tree.map(np.asarray, batch), devices.shape["sequence"])
+    order = there.order[..., None, None]
+
+    def run(batch, *arrays):
+        def call(q, k, v):
+            attended = PackedAttend(batch, CFG, implementation=implementation)
+            return attended(q, k, v, 0, None)[0], attended.schedule.by_query.count
+
+        out, pull, counts = jax.vjp(call, *arrays[:3], has_aux=True)
+        return out, *pull(arrays[3]), counts
+
+    with jax.set_mesh(devices):
+        placed = jax.tree.map(lambda leaf: reshard(leaf, spec("batch", "position")), there)
+        arrays = [
+            reshard(np.take_along_axis(x, order, axis=1), PartitionSpec("data", "sequence", "model", None))
+            for x in (q, k, v, out_bar)
+        ]
+        *found, counts = jax.jit(run)(placed, *arrays)
+    back = np.argsort(there.order, axis=1)[..., None, None]
+    return [np.take_along_axis(np.asarray(x), back, axis=1) for x in found], int(np.sum(counts))
+
+
+@pytest.fixture(scope="module")
+def whole(mesh):
+    return attend(mesh(), 256, Implementation.XLA)
+
+
+@pytest.mark.parametrize("axes", [{"sequence": 2}, {"sequence": 4}, {"sequence": 8}, {"data": 2, "sequence": 2, "model": 2}])
+def test_values_gradients_and_visits_are_those_of_one_device(axes, mesh, whole):
+    found, visits = attend(mesh(**axes), 256, Implementation.XLA)
+    assert visits == whole[1]
+    for name, ours, theirs in zip(("out", *"qkv"), found, whole[0], strict=True):
+        assert np.linalg.norm(ours - theirs) <= 1e-6 * np.linalg.norm(theirs), name
+
+
+@pytest.mark.parametrize("axes", [{"sequence": 2}, {"data": 2, "model": 2}])
+def test_so_do_the_kernels_for_tpu(axes, mesh):
+    from jax.experimental.pallas import tpu as pltpu
+
+    expected, _ = attend(mesh(), 1024, Implementation.XLA)
+    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams()):
+        found, _ = attend(mesh(**axes), 1024, Implementation.TPU)
+    for name, ours, theirs in zip(("out", *"qkv"), found, expected, strict=True):
+        assert np.linalg.norm(ours - theirs) <= 2e-6 * np.linalg.norm(theirs), name
