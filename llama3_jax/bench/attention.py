@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from llama3_jax.bench.attention_shape import Shape
+from llama3_jax.bench.measure import SETTLE_S
 from llama3_jax.kernels.attention import block_sizes
 from llama3_jax.kernels.attention.block_sizes import BlockSizes
 from llama3_jax.kernels.attention.flash_attention import flash_attention, plan
@@ -159,14 +160,20 @@ def compare(shape: Shape, mean_tokens: int | None, *, dtype: str, rounds: int) -
 
 
 def timed(calls: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Seconds of each call in each round; one more round before compiles."""
+    """Seconds of each call in each round, begun by another call each.
+
+    A call is made twice and timed once: the first compiles it, or finds memory and caches as the one before left them; the
+    machine may settle before.
+    """
     seconds: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + 1):
-        for place in (*range(number % len(calls), len(calls)), *range(number % len(calls))):
+    for number in range(rounds):
+        turn = number % len(calls)
+        for place in (*range(turn, len(calls)), *range(turn)):
+            time.sleep(SETTLE_S)
+            jax.block_until_ready(calls[place]())
             started = time.perf_counter()
             jax.block_until_ready(calls[place]())
-            if number:
-                seconds[place].append(time.perf_counter() - started)
+            seconds[place].append(time.perf_counter() - started)
     return seconds
 
 
