@@ -149,6 +149,7 @@ def _leave(status: int) -> NoReturn:
             deadline = time.monotonic() + LINGER_S
             while len(processes.all_posted(LEFT)) < processes.count() - 1 and time.monotonic() < deadline:
                 time.sleep(WATCH_S / 10)
+            time.sleep(WATCH_S / 2)  # they have said that they leave, and do so now
         else:
             processes.post(f"{LEFT}/{processes.index()}", True)
     finally:
