@@ -18,7 +18,7 @@ setup(
     # configs/ at the top level is shipped as llama3_jax/configs: data only, no Python in it
     packages=[*find_packages(include=["llama3_jax", "llama3_jax.*"]), "llama3_jax.configs"],
     package_dir={"llama3_jax.configs": "configs"},
-    package_data={"llama3_jax.configs": ["*.yaml"]},
+    package_data={"llama3_jax.configs": ["*.yaml"], "llama3_jax.kernels.attention": ["*.json"]},
     entry_points={"console_scripts": ["llama3 = llama3_jax.commands.main:main"]},
     install_requires=[
         "jax>=0.10.2",

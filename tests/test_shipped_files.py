@@ -29,3 +29,12 @@ def test_the_train_commands_of_the_readme_are_understood(capsys):
     assert len(lines) >= 3
     for line in lines:
         assert main(["train", *line.replace("--print-config", "").split(), "--print-config"]) == 0, line
+
+
+def test_data_files_of_the_package_are_installed_with_it():
+    setup, package = (ROOT / "setup.py").read_text(), ROOT / "llama3_jax"
+    data = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    assert [path.name for path in data] == ["block_sizes.json"]
+    for path in data:
+        room = ".".join(path.parent.relative_to(ROOT).parts)
+        assert f'"{room}": ["*{path.suffix}"]' in setup, path

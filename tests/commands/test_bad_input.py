@@ -56,6 +56,12 @@ def test_a_wrong_value_is_named_with_what_is_right(run_file, capsys, override, w
     assert all(word in message for word in words), message
 
 
+def test_attention_that_cannot_run_here_is_refused_before_training(run_file, tmp_path, capsys):
+    message = error_of(capsys, "train", run_file, "--runs", str(tmp_path / "runs"), "attention=tpu")
+    assert "attention=tpu runs on TPUs, the devices here are cpu; use attention=auto or xla" in message
+    assert not (tmp_path / "runs/tiny/data").exists(), "nothing is prepared for it"
+
+
 def test_a_wrong_config_is_refused_fast_and_without_a_device(run_file, tmp_path):
     started = time.monotonic()
     done = subprocess.run(
