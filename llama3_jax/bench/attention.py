@@ -20,6 +20,7 @@ from llama3_jax.bench.attention_shape import Shape
 from llama3_jax.bench.measure import SETTLE_S
 from llama3_jax.kernels.attention import block_sizes
 from llama3_jax.kernels.attention.block_sizes import BlockSizes
+from llama3_jax.kernels.attention.choice import choose
 from llama3_jax.kernels.attention.flash_attention import flash_attention, plan
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.attention.mask import dense, document_mask
@@ -71,23 +72,20 @@ class Contender:
         self.both = jax.jit(both)
 
 
-def ours(shape: Shape, implementation: Implementation, blocks: BlockSizes | None = None) -> Contender:
-    S = shape.length
-    blocks = blocks or sizes(shape, implementation)
-    how = {"implementation": implementation, "blocks": blocks}
-
+def ours(shape: Shape, implementation: Implementation, dtype: str, blocks: BlockSizes | None = None) -> Contender:
     def prepare(segment_ids_BS):
         mask = document_mask(segment_ids_BS)
-        return mask, plan(mask, num_keys=S, head_dim=shape.head_dim, group=shape.group, **how)
+        return mask, plan(
+            mask, num_keys=shape.length, head_dim=shape.head_dim, group=shape.group, dtype=dtype,
+            implementation=implementation, blocks=blocks,
+        )  # fmt: skip
 
     def visited(prepared):
-        mask, schedule = prepared
-        if schedule is None:
-            return shape.rows * S * S
-        return int(schedule.by_query.count) * blocks.queries * blocks.keys
+        _, planned = prepared
+        return int(planned.schedule.by_query.count) * planned.blocks.queries * planned.blocks.keys
 
     def attend(q_BSNH, k_BSKH, v_BSKH, prepared):
-        return flash_attention(q_BSNH, k_BSKH, v_BSKH, *prepared, **how)
+        return flash_attention(q_BSNH, k_BSKH, v_BSKH, *prepared)
 
     return Contender(f"llama3_jax {implementation.value}", prepare, attend, visited)
 
@@ -124,11 +122,11 @@ def splash(shape: Shape) -> Contender:
     return Contender("jax splash attention", lambda ids: ids, attend, lambda _: shape.rows * S * (S + 1) / 2)
 
 
-def contenders(shape: Shape) -> Iterator[Contender]:
+def contenders(shape: Shape, dtype: str) -> Iterator[Contender]:
     """Those that run on this machine, our default first."""
-    default = Implementation.AUTO.resolve()
-    yield ours(shape, default)
-    yield from (ours(shape, each) for each in {Implementation.XLA} - {default})
+    default = choose(Implementation.AUTO, head_dim=shape.head_dim, dtype=dtype)
+    yield ours(shape, default, dtype)
+    yield from (ours(shape, each, dtype) for each in {Implementation.XLA} - {default})
     yield library(shape)
     if jax.default_backend() == "tpu":
         yield splash(shape)
@@ -140,7 +138,7 @@ def compare(shape: Shape, mean_tokens: int | None, *, dtype: str, rounds: int) -
     Raises: ValueError if their results differ: they would not do the same work.
     """
     arrays, segment_ids = draw(shape, mean_tokens, dtype)
-    runners = list(contenders(shape))
+    runners = list(contenders(shape, dtype))
     prepared = [jax.block_until_ready(each.prepare(segment_ids)) for each in runners]
     _require_same(runners, [each.both(*arrays[:3], made, arrays[3]) for each, made in zip(runners, prepared, strict=True)], dtype)
     forward = timed([partial(each.forward, *arrays[:3], made) for each, made in zip(runners, prepared, strict=True)], rounds)
@@ -181,13 +179,13 @@ def best_sizes(
     shape: Shape, mean_tokens: Sequence[int | None], candidates: Sequence[BlockSizes], *, dtype: str, rounds: int
 ) -> Mapping[BlockSizes, float]:
     """Seconds of a forward and a backward pass with each of these tiles, over all packings together."""
-    implementation = Implementation.AUTO.resolve()
+    implementation = choose(Implementation.AUTO, head_dim=shape.head_dim, dtype=dtype)
     total = dict.fromkeys(candidates, 0.0)
     for mean in mean_tokens:
         arrays, segment_ids = draw(shape, mean, dtype)
         calls = []
         for blocks in candidates:
-            each = ours(shape, implementation, blocks)
+            each = ours(shape, implementation, dtype, blocks)
             calls.append(partial(each.both, *arrays[:3], each.prepare(segment_ids), arrays[3]))
         for blocks, seconds in zip(candidates, timed(calls, rounds), strict=True):
             total[blocks] += statistics.median(seconds)

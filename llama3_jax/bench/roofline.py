@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from llama3_jax.bench.attention import draw
 from llama3_jax.bench.attention_shape import Shape
 from llama3_jax.kernels.attention.block_sizes import BlockSizes, block_sizes
-from llama3_jax.kernels.attention.flash_attention import flash_attention
+from llama3_jax.kernels.attention.flash_attention import flash_attention, plan
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.attention.mask import document_mask
 from llama3_jax.kernels.attention.schedule import block_schedule
@@ -103,8 +103,11 @@ def _compiled(shape: Shape, blocks: BlockSizes, device: jax.Device):
 
     def both(q_BSNH, k_BSKH, v_BSKH, out_bar_BSNH, segment_ids_BS):
         mask = document_mask(segment_ids_BS)
-        how = {"implementation": Implementation.TPU, "blocks": blocks}
-        out_BSNH, pull = jax.vjp(lambda *qkv: flash_attention(*qkv, mask, **how), q_BSNH, k_BSKH, v_BSKH)
+        planned = plan(
+            mask, num_keys=shape.length, head_dim=shape.head_dim, group=shape.group, dtype="bfloat16",
+            implementation=Implementation.TPU, blocks=blocks,
+        )  # fmt: skip
+        out_BSNH, pull = jax.vjp(lambda *qkv: flash_attention(*qkv, mask, planned), q_BSNH, k_BSKH, v_BSKH)
         return out_BSNH, pull(out_bar_BSNH)
 
     B, S, H = shape.rows, shape.length, shape.head_dim

@@ -55,6 +55,8 @@ def run_bench(run: BenchRun) -> BenchResult:
     from llama3_jax.bench.measure import TOLERANCE, compare
     from llama3_jax.bench.ours import Ours
     from llama3_jax.bench.rows import random_batch, visible_keys
+    from llama3_jax.kernels.attention.choice import require
+    from llama3_jax.kernels.device import device_of
     from llama3_jax.model.transformer import Transformer
     from llama3_jax.sharding.axes import make_mesh
     from llama3_jax.sharding.collectives import collectives
@@ -63,7 +65,7 @@ def run_bench(run: BenchRun) -> BenchResult:
     from llama3_jax.train.objective import NextToken
 
     mesh, optimizer = make_mesh(run.mesh), AdamW()
-    run.attention.require(mesh.devices.flat[0].platform)
+    require(run.attention, head_dim=run.model.head_dim, dtype=run.precision.dtype, device=device_of(mesh))
     shape = (1, run.num_rows, run.sequence_length)
     objective = NextToken(precision=run.precision, remat=run.remat, fsdp=run.fsdp, attention=run.attention)
     batches = [
@@ -119,6 +121,8 @@ def report(result: BenchResult) -> Iterator[str]:
     """The lines that the command prints."""
     import jax
 
+    from llama3_jax.kernels.attention.choice import described
+
     run, peak, devices = result.run, result.comparison.peak_flops_per_s, result.run.mesh.size
     device = jax.devices()[0]
     together = 1 if device.platform == "cpu" else devices  # emulated devices share one machine
@@ -130,9 +134,10 @@ def report(result: BenchResult) -> Iterator[str]:
         f"batch: {run.num_rows} x {run.sequence_length:,} positions, {run.documents_per_row} documents a row, cut anew in "
         f"every batch; {2 * result.visible_keys / (run.sequence_length + 1):.0%} of causal pairs visible"
     )
+    attention = described(run.attention, head_dim=run.model.head_dim, dtype=run.precision.dtype)
     yield (
         f"machine: {devices} x {device.device_kind}, mesh {run.mesh}, jax {jax.__version__}, {run.precision.value}, remat "
-        f"{run.remat.value}, fsdp {run.fsdp.value}, attention {run.attention.resolve().value}, {time.strftime('%Y-%m-%d')}"
+        f"{run.remat.value}, fsdp {run.fsdp.value}, attention {attention}, {time.strftime('%Y-%m-%d')}"
     )
     yield f"matmul peak: {peak / 1e9:,.0f} GFLOP/s" + (" a device" if together > 1 else "") + f", best of {run.rounds + 1}"
     yield f"{result.flops_per_step / 1e9:,.0f} GFLOP a step: documents' own pairs only, nothing for recomputing"

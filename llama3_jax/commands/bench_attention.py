@@ -105,12 +105,13 @@ def tune(run: AttentionBench) -> Iterator[str]:
     """Measures tiles for every shape, writes the fastest to the table, and tells what it does."""
     from llama3_jax.bench.attention import best_sizes, sizes
     from llama3_jax.kernels.attention.block_sizes import TABLE, BlockSizes, table
+    from llama3_jax.kernels.attention.choice import choose
     from llama3_jax.kernels.attention.implementation import Implementation
     from llama3_jax.kernels.device import traced_for
 
-    implementation, chip = Implementation.AUTO.resolve(), traced_for().kind
-    rows = [dict(row) for row in table()]
+    chip, rows = traced_for().kind, [dict(row) for row in table()]
     for shape in run.shapes:
+        implementation = choose(Implementation.AUTO, head_dim=shape.head_dim, dtype=run.precision.dtype)
         candidates = [
             BlockSizes(queries, keys)
             for queries in CANDIDATES

@@ -23,6 +23,8 @@ from llama3_jax.commands.sampler import Sampler, shown
 from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.evaluate.held_out import HeldOutText
+from llama3_jax.kernels.attention.choice import require
+from llama3_jax.kernels.device import device_of
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding import processes
 from llama3_jax.sharding.axes import RULES, make_mesh
@@ -40,7 +42,7 @@ from llama3_jax.train.progress import Progress
 def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, goodput: Goodput) -> TrainResult:
     """Runs or continues `run` in `directory`; for the errors see `commands.train.train`."""
     mesh, *_ = [make_mesh(mesh) for mesh in run.meshes]  # every phase's, so that a missing device is known now
-    run.attention.require(mesh.devices.flat[0].platform)
+    require(run.attention, head_dim=run.model.head_dim, dtype=run.precision.dtype, device=device_of(mesh))
     with goodput.span("prepare_data"):
         data = open_data(run, directory, say)
     with goodput.span("start_up"):

@@ -14,6 +14,8 @@ from llama3_jax.commands.data import RunData
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER, checkpoints_of
 from llama3_jax.commands.sampler import shown
+from llama3_jax.kernels.attention.choice import described
+from llama3_jax.kernels.device import device_of
 from llama3_jax.train.abstract import bytes_per_device
 from llama3_jax.train.goodput import Goodput
 from llama3_jax.train.loop import Outcome, Recipe
@@ -27,9 +29,10 @@ def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float
         f"model: {model.num_parameters:,} parameters, {model.num_layers} layers of width {model.model_dim}, "
         f"{model.num_heads} heads over {model.num_kv_heads} key/value heads, {model.vocab_size:,} tokens"
     )
+    attention = described(run.attention, head_dim=model.head_dim, dtype=run.precision.dtype, device=device_of(mesh))
     yield (
         f"machine: {mesh.size} x {device.device_kind}, mesh {recipe.mesh_config(0)}, {run.precision.value} compute, "
-        f"attention {run.attention.resolve().value}, matmul peak measured {_si(peak)}FLOP/s"
+        f"attention {attention}, matmul peak measured {_si(peak)}FLOP/s"
     )
     held = bytes_per_device(recipe.abstract_state(0, mesh))
     yield f"memory per device: {_si(held)}B of parameters and optimizer state, activations are told when a step is compiled"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 
 class Device(NamedTuple):
@@ -17,5 +18,12 @@ class Device(NamedTuple):
 
 
 def traced_for() -> Device:
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    return _described(jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0])
+
+
+def device_of(mesh: Mesh) -> Device:
+    return _described(mesh.devices.flat[0])
+
+
+def _described(device) -> Device:
     return Device(device.platform, device.device_kind, getattr(device, "num_cores", None) or 1)

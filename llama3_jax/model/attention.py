@@ -77,32 +77,38 @@ class PackedAttend:
     outside the layer scan: the block schedule is worked out here.
     """
 
-    def __init__(self, batch: Batch, cfg: ModelConfig, *, implementation: Implementation = Implementation.AUTO):
-        self.implementation = implementation
+    def __init__(
+        self,
+        batch: Batch,
+        cfg: ModelConfig,
+        *,
+        dtype: str = "float32",
+        implementation: Implementation = Implementation.AUTO,
+    ):
+        """Args: dtype: of activations."""
 
         def local(segment_ids_BS, positions_BS, order_BS):
             mask = own_document_mask(segment_ids_BS, positions_BS, order_BS)
-            schedule = plan(
+            planned = plan(
                 mask, num_keys=order_BS.shape[1] * axis_size(RULES.position), head_dim=cfg.head_dim,
-                group=cfg.num_heads // cfg.num_kv_heads, implementation=implementation,
+                group=cfg.num_heads // cfg.num_kv_heads, dtype=dtype, implementation=implementation,
             )  # fmt: skip
-            return mask, jax.tree.map(lambda leaf: leaf[None], schedule), gathered_deal(order_BS)
+            return mask, jax.tree.map(lambda leaf: leaf[None], planned), gathered_deal(order_BS)
 
         rows = spec("batch", "position")
-        self.mask, self.schedule, self.deal = per_device(
+        self.mask, self.plan, self.deal = per_device(
             local, in_specs=(rows, rows, rows), out_specs=(spec("batch", "position", None), PER_DEVICE, spec("batch", None))
         )(batch.segment_ids, batch.positions, batch.order)
 
     def __call__(self, q_BSNH: Array, k_BSKH: Array, v_BSKH: Array, layer: Array, state: Any) -> tuple[Array, Any]:
         heads, kv_heads = (spec("batch", "position", dim, None) for dim in ("heads", "kv_heads"))
 
-        def local(q_BSNH, k_BSKH, v_BSKH, mask, schedule, deal):
+        def local(q_BSNH, k_BSKH, v_BSKH, mask, planned, deal):
             k_BSKH, v_BSKH = gather_positions(k_BSKH, deal), gather_positions(v_BSKH, deal)
-            schedule = jax.tree.map(lambda leaf: leaf[0], schedule)
-            return flash_attention(q_BSNH, k_BSKH, v_BSKH, mask, schedule, implementation=self.implementation)
+            return flash_attention(q_BSNH, k_BSKH, v_BSKH, mask, jax.tree.map(lambda leaf: leaf[0], planned))
 
         out_BSNH = per_device(
             local, out_specs=heads,
             in_specs=(heads, kv_heads, kv_heads, spec("batch", "position", None), PER_DEVICE, spec("batch", None)),
-        )(q_BSNH, k_BSKH, v_BSKH, self.mask, self.schedule, self.deal)  # fmt: skip
+        )(q_BSNH, k_BSKH, v_BSKH, self.mask, self.plan, self.deal)  # fmt: skip
         return out_BSNH, state

@@ -27,7 +27,7 @@ def next_token_loss(
     Returns: (sum of loss_weight * nll over the batch: float32, nats, differentiable; nll_BS: float32, nats, without
     gradient).
     """
-    attend = PackedAttend(batch, model.cfg, implementation=attention)
+    attend = PackedAttend(batch, model.cfg, dtype=precision.dtype, implementation=attention)
     x_BSD = model.embed(batch.tokens, precision.dtype)
     x_BSD, _ = model.layers(x_BSD, batch.positions, attend, remat=remat, fsdp=fsdp)
     return model.loss(x_BSD, batch.targets, batch.loss_weight)

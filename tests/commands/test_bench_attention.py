@@ -12,6 +12,12 @@ from llama3_jax.kernels.attention import block_sizes
 from llama3_jax.kernels.attention.block_sizes import BlockSizes
 from llama3_jax.kernels.attention.implementation import Implementation
 
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr("llama3_jax.bench.attention.SETTLE_S", 0)
+
+
 SHAPE = "shapes=[{rows: 2, length: 512, num_heads: 4, num_kv_heads: 2, head_dim: 16}]"
 TINY = [SHAPE, "mean_tokens=[null, 60]", "rounds=1"]
 

@@ -1,10 +1,9 @@
 import pytest
+from attention_subjects import interpreting
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def interpreted():
-    """TPU kernels are interpreted, in memory that is NaN until it is written."""
-    from jax.experimental.pallas import tpu as pltpu
-
-    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan")):
+    """TPU kernels that a test calls itself are interpreted."""
+    with interpreting():
         yield

@@ -7,18 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_oracle import attention, gradients, relative_error, segments, visible_documents
-from attention_subjects import REFERENCE, SUBJECTS, TPU, XLA, draw
+from attention_subjects import HOPPER, REFERENCE, TPU, XLA, draw, every_subject, needs_hopper
 
-from llama3_jax.kernels.attention import tpu
+from llama3_jax.kernels.attention import choice, tpu
 from llama3_jax.kernels.attention.flash_attention import flash_attention, plan
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.attention.mask import IntervalMask, cross_mask, document_mask, prefix_mask, shared_prompt_mask
 from llama3_jax.kernels.device import Device
 
-pytestmark = pytest.mark.usefixtures("interpreted")
-
 TOLERANCE = {"float32": 2e-6, "bfloat16": 5e-3}
-every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 
 
 def check(subject, arrays, mask, visible_BST, run=None):
@@ -45,7 +42,8 @@ def rows_of(subject, *rows, off=0):
 
 
 def square(subject, seed=0, **shape):
-    return draw(seed, num_queries=subject.length, num_keys=subject.length, **shape)
+    like = {"dtype": subject.dtype, "head_dim": subject.head_dim}
+    return draw(seed, num_queries=subject.length, num_keys=subject.length, **like | shape)
 
 
 ROWS = {
@@ -121,7 +119,7 @@ def test_text_that_sees_its_image(subject):
     text = rows_of(subject, [5, 9, 16, 10], [12, 4, 20], off=2)
     images = np.stack([segments(0, 7 * subject.scale, 3, 5 * subject.scale, S=keys), segments(20 * subject.scale, S=keys)])
     visible = (text[:, :, None] == images[:, None]) & (text > 0)[:, :, None]
-    arrays = draw(3, num_queries=subject.length, num_keys=keys)
+    arrays = draw(3, num_queries=subject.length, num_keys=keys, dtype=subject.dtype, head_dim=subject.head_dim)
     check(subject, arrays, cross_mask(jnp.asarray(text), jnp.asarray(images)), visible)
 
 
@@ -143,7 +141,8 @@ def test_prefix_of_a_longer_cache(num_queries, subject):
     position = np.stack([np.arange(num_queries) + 7, np.arange(num_queries) + 3]).astype(np.int32)
     position[1, num_queries // 2 + 1 :] = -1
     visible = np.arange(subject.length) <= position[..., None]
-    arrays = draw(4, num_queries=num_queries, num_keys=subject.length)
+    like = {"dtype": subject.dtype, "head_dim": subject.head_dim}
+    arrays = draw(4, num_queries=num_queries, num_keys=subject.length, **like)
     check(subject, arrays, prefix_mask(jnp.asarray(position)), visible)
 
 
@@ -163,6 +162,7 @@ def test_bfloat16(head_dim, subject):
     check(subject, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("implementation", [Implementation.XLA, Implementation.REFERENCE, Implementation.TPU])
 @pytest.mark.parametrize("length", [300, 5])
 def test_rows_longer_and_shorter_than_a_tile(length, implementation):
@@ -173,8 +173,8 @@ def test_rows_longer_and_shorter_than_a_tile(length, implementation):
 
     @jax.jit
     def run(q_BSNH, k_BTKH, v_BTKH, mask, out_bar_BSNH):
-        schedule = plan(mask, num_keys=length, head_dim=8, group=2, implementation=implementation)
-        call = partial(flash_attention, mask=mask, schedule=schedule, implementation=implementation)
+        planned = plan(mask, num_keys=length, head_dim=8, group=2, dtype="float32", implementation=implementation)
+        call = partial(flash_attention, mask=mask, planned=planned)
         out_BSNH, pull = jax.vjp(call, q_BSNH, k_BTKH, v_BTKH)
         return out_BSNH, pull(out_bar_BSNH)
 
@@ -202,19 +202,59 @@ def test_heads_that_do_not_group_are_refused():
 def test_auto_is_one_of_the_implementations():
     q, k, v, _ = square(XLA)
     mask = document_mask(jnp.asarray(rows_of(XLA, *ROWS["many_documents"])))
-    auto = flash_attention(q, k, v, mask)
-    named = flash_attention(q, k, v, mask, implementation=Implementation.AUTO.resolve())
+    auto, named = (flash_attention(q, k, v, mask, implementation=each) for each in (Implementation.AUTO, Implementation.XLA))
     np.testing.assert_array_equal(auto, named)
-    assert Implementation.AUTO.resolve("tpu") is Implementation.TPU
-    assert {Implementation.AUTO.resolve(platform) for platform in ("cpu", "gpu")} == {Implementation.XLA}
 
 
-def test_what_cannot_run_here_is_refused_by_name():
-    with pytest.raises(ValueError, match="attention=tpu runs on TPUs, the devices here are cpu; use attention=auto or xla"):
-        Implementation.TPU.require("cpu")
-    assert Implementation.TPU.require("tpu") is Implementation.TPU and Implementation.AUTO.require("cpu") is Implementation.XLA
+CPU, V5P = Device("cpu", "cpu", 1), Device("tpu", "TPU v5", 2)
+H100, A100 = Device("gpu", "NVIDIA H100 80GB HBM3", 1), Device("gpu", "NVIDIA A100", 1)
+LLAMA, SMALL, FULL = ({"head_dim": H, "dtype": dtype} for H, dtype in ((128, "bfloat16"), (32, "bfloat16"), (128, "float32")))
 
 
+def test_auto_takes_the_fastest_that_runs(monkeypatch):
+    monkeypatch.setattr(choice.jax, "__version_info__", (0, 12, 0))
+    auto = partial(choice.choose, Implementation.AUTO)
+    assert [auto(**LLAMA, device=device).value for device in (CPU, V5P, H100, A100)] == ["xla", "tpu", "hopper", "xla"]
+    assert [auto(**shape, device=H100).value for shape in (SMALL, FULL)] == ["xla", "xla"]
+    monkeypatch.setattr(choice.jax, "__version_info__", (0, 10, 2))
+    said = choice.described(Implementation.AUTO, **LLAMA, device=H100)
+    assert said.startswith("xla (hopper needs jax 0.11, this is "), "and says why"
+    assert choice.described(Implementation.AUTO, **LLAMA, device=CPU) == "xla"
+
+
+@pytest.mark.parametrize(
+    "wanted, shape, device, why",
+    [
+        (Implementation.TPU, LLAMA, CPU, "attention=tpu runs on TPUs, the devices here are cpu; use attention=auto or xla"),
+        (Implementation.HOPPER, LLAMA, A100, "attention=hopper runs on H100 and H200, the devices here are NVIDIA A100"),
+        (Implementation.HOPPER, FULL, H100, "takes head dims of 64 and 128 in bfloat16 or float16, not 128 in float32"),
+        (Implementation.HOPPER, SMALL, H100, "not 32 in bfloat16"),
+    ],
+)
+def test_what_cannot_run_here_is_refused_by_name(wanted, shape, device, why, monkeypatch):
+    monkeypatch.setattr(choice.jax, "__version_info__", (0, 12, 0))
+    with pytest.raises(ValueError, match=why):
+        choice.require(wanted, **shape, device=device)
+    assert choice.require(Implementation.XLA, **shape, device=device) is Implementation.XLA
+
+
+@needs_hopper
+def test_the_kernels_for_hopper():
+    """Two rows, two key/value heads of four query heads, edges off the tiles; every other mask in the slow tests."""
+    segment_ids = rows_of(HOPPER, [16, 16, 8], [32, 4], off=1)
+    arrays = square(HOPPER, 10, group=2, kv_heads=2)
+    check(HOPPER, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
+
+
+@needs_hopper
+def test_the_kernels_for_hopper_refuse_what_they_are_not_written_for():
+    for shape, why in (({"dtype": "float32"}, "head_dim=64, float32"), ({"head_dim": 32}, "head_dim=32, bfloat16")):
+        q, k, v, _ = square(HOPPER, **shape)
+        with pytest.raises(ValueError, match=f"{why}; the kernels for Hopper take 64 or 128"):
+            HOPPER.attention(q, k, v, document_mask(jnp.ones((2, HOPPER.length), jnp.int32)))
+
+
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_two_cores_share_the_heads_of_one_key_head(dtype, monkeypatch):
     monkeypatch.setattr(tpu, "traced_for", lambda: Device("tpu", "TPU v5", cores=2))

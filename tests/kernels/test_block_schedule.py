@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_oracle import segments, visible_documents
-from attention_subjects import TPU, XLA, draw
+from attention_subjects import HOPPER, TPU, XLA, draw, needs_hopper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +15,6 @@ from llama3_jax.kernels.attention.flash_attention import plan
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.attention.mask import IntervalMask, dense, document_mask
 from llama3_jax.kernels.attention.schedule import EMPTY, FIRST, LAST, MASKED, block_schedule, unpack
-
-pytestmark = pytest.mark.usefixtures("interpreted")
 
 B, S, T, BLOCK_Q, BLOCK_K = 2, 21, 30, 8, 7
 
@@ -60,6 +58,11 @@ def test_visits_are_the_tiles_with_a_visible_pair(seed, longest):
             assert bool(flags & FIRST) == (lines.index(lines[n]) == n), "of its line"
             assert bool(flags & LAST) == (n + 1 == len(lines) or lines[n + 1] != lines[n])
             assert not flags & EMPTY and (flags & MASKED or expected[tuple(place)]), "a hidden pair needs a mask"
+        per_line = np.bincount(lines, minlength=seen.size // (J, Q)[line]) if lines else np.zeros(seen.size // (J, Q)[line], int)
+        np.testing.assert_array_equal(visits.length_L, per_line)
+        np.testing.assert_array_equal(visits.first_L, np.cumsum(per_line) - per_line)
+        assert sorted(map(int, visits.turn_L)) == list(range(per_line.size))
+        assert (np.diff(per_line[np.asarray(visits.turn_L)]) <= 0).all(), "long lines first"
         assert sorted(entry[line] for entry in empty) == sorted(set(range(seen.size // (J, Q)[line])) - set(lines))
         assert all(flags & (FIRST | LAST | EMPTY) == FIRST | LAST | EMPTY for *_, flags in empty)
 
@@ -100,7 +103,8 @@ def test_cost_follows_documents(seed):
 
 def test_the_reference_needs_no_plan():
     mask = document_mask(jnp.ones((1, 4), jnp.int32))
-    assert plan(mask, num_keys=4, head_dim=8, group=1, implementation=Implementation.REFERENCE) is None
+    how = {"num_keys": 4, "head_dim": 8, "group": 1, "dtype": "float32"}
+    assert plan(mask, **how, implementation=Implementation.REFERENCE).schedule is None
 
 
 def test_more_tiles_than_a_schedule_numbers_are_refused():
@@ -109,6 +113,7 @@ def test_more_tiles_than_a_schedule_numbers_are_refused():
         block_schedule(mask, num_keys=8, block_q=1, block_k=8)
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("heads", [1, 2])
 def test_the_kernels_make_the_visits_of_the_schedule(heads):
     """Told by the kernels themselves, for each tile."""
@@ -128,13 +133,16 @@ def test_the_kernels_make_the_visits_of_the_schedule(heads):
             np.testing.assert_array_equal(np.asarray(found)[head, 0], np.repeat(expected, block))
 
 
-@pytest.mark.parametrize("subject", [XLA, TPU], ids=lambda subject: subject.name)
+@pytest.mark.parametrize(
+    "subject", [XLA, TPU, pytest.param(HOPPER, marks=[pytest.mark.slow, needs_hopper])], ids=lambda subject: subject.name
+)
 def test_tiles_that_nobody_sees_are_never_read(subject):
     """NaN in their keys and values, and in the queries and cotangents of tiles that see nothing, reaches nothing."""
-    length = 6 * max(subject.blocks)
+    length = 4 * max(subject.blocks)
     segment_ids = np.stack([segments(length // 2 + 3, S=length), segments(S=length)])
     mask, visible = document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids)
-    q, k, v, out_bar = draw(0, num_queries=length, num_keys=length)
+    like = {"dtype": subject.dtype, "head_dim": subject.head_dim}
+    q, k, v, out_bar = draw(0, num_queries=length, num_keys=length, **like)
 
     def poisoned(x, block, seen):
         idle = ~np.repeat(seen.reshape(2, -1, block).any(axis=2), block, axis=1)

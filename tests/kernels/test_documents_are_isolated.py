@@ -1,16 +1,14 @@
 """Whatever happens in one document of a row changes no bit of any other, forward or backward."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_subjects import SUBJECTS, draw
+from attention_subjects import draw, every_subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama3_jax.kernels.attention.mask import document_mask
 
-pytestmark = pytest.mark.usefixtures("interpreted")
-
-every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 packings = given(
     lengths=st.lists(st.integers(1, 14), min_size=2, max_size=12), which=st.integers(0, 11), seed=st.integers(0, 2**32 - 1)
 )
@@ -22,8 +20,9 @@ def one_document_changes_no_other(subject, lengths, which, seed):
     segment_ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)[:length].astype(np.int32)
     segment_ids = np.pad(segment_ids, (0, length - segment_ids.size))
     here = segment_ids == segment_ids[0] + which % segment_ids.max()
-    before, new = (draw(seed + n, rows=1, num_queries=length, num_keys=length, head_dim=4) for n in (0, 1))
-    after = [np.where(here[None, :, None, None], 30 * x, old) for x, old in zip(new, before, strict=True)]
+    like = {"dtype": subject.dtype, "head_dim": subject.head_dim}
+    before, new = (draw(seed + n, rows=1, num_queries=length, num_keys=length, **like) for n in (0, 1))
+    after = [jnp.where(here[None, :, None, None], 30 * x, old) for x, old in zip(new, before, strict=True)]
     (out, bars), (changed, changed_bars) = (
         subject.run(q, k, v, document_mask(segment_ids[None]), out_bar) for q, k, v, out_bar in (before, after)
     )

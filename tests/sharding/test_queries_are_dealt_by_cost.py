@@ -93,7 +93,7 @@ def attend(devices, length, implementation):
     def run(batch, *arrays):
         def call(q, k, v):
             attended = PackedAttend(batch, CFG, implementation=implementation)
-            return attended(q, k, v, 0, None)[0], attended.schedule.by_query.count
+            return attended(q, k, v, 0, None)[0], attended.plan.schedule.by_query.count
 
         out, pull, counts = jax.vjp(call, *arrays[:3], has_aux=True)
         return out, *pull(arrays[3]), counts

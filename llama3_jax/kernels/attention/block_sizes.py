@@ -35,6 +35,8 @@ def block_sizes(
 
     Args: chip: `device_kind` of the device; group: query heads that share a key/value head.
     """
+    if implementation is Implementation.HOPPER:
+        return BlockSizes(LANES, LANES)  # what its kernels are written for
     found = _of_table(implementation, chip, head_dim, group, num_keys) or _worked_out(implementation, group, num_keys)
     unit = LANES if implementation is Implementation.TPU else 1
     return BlockSizes(min(found.queries, _rounded(num_queries, unit)), min(found.keys, _rounded(num_keys, unit)))

@@ -5,14 +5,30 @@ Shape letters: B batch, S query positions, T key positions, N query heads, K key
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
+import jax
 from jax import Array
 
 from llama3_jax.kernels.attention import reference, xla
 from llama3_jax.kernels.attention.block_sizes import BlockSizes, block_sizes
+from llama3_jax.kernels.attention.choice import choose
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.attention.mask import IntervalMask
 from llama3_jax.kernels.attention.schedule import BlockSchedule, block_schedule
 from llama3_jax.kernels.device import traced_for
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["schedule"], meta_fields=["implementation", "blocks"])
+@dataclass(frozen=True)
+class Plan:
+    """How a mask is gone about: worked out once per batch and shared by all layers."""
+
+    implementation: Implementation
+    blocks: BlockSizes | None
+    schedule: BlockSchedule | None
+    """None for the reference, which looks at everything."""
 
 
 def plan(
@@ -21,19 +37,26 @@ def plan(
     num_keys: int,
     head_dim: int,
     group: int,
+    dtype: str,
     implementation: Implementation = Implementation.AUTO,
     blocks: BlockSizes | None = None,
-) -> BlockSchedule | None:
-    """What `implementation` wants to know about `mask`, worked out once per batch and shared by all layers; None for the
-    reference, which looks at everything.
+) -> Plan:
+    """What `flash_attention` is to do about `mask`.
 
-    Args: group: query heads that share a key/value head; blocks: of tiles, None takes those of the table.
+    Args:
+        group: query heads that share a key/value head.
+        dtype: of queries, keys and values.
+        blocks: of tiles; None takes those of the table.
     """
-    implementation = implementation.resolve()
+    implementation = choose(implementation, head_dim=head_dim, dtype=dtype)
     if implementation is Implementation.REFERENCE:
-        return None
-    blocks = blocks or _blocks(implementation, mask.start_BSI.shape[1], num_keys, head_dim, group)
-    return block_schedule(mask, num_keys=num_keys, block_q=blocks.queries, block_k=blocks.keys)
+        return Plan(implementation, None, None)
+    blocks = blocks or block_sizes(
+        implementation, chip=traced_for().kind, head_dim=head_dim, group=group, num_queries=mask.start_BSI.shape[1],
+        num_keys=num_keys,
+    )  # fmt: skip
+    schedule = block_schedule(mask, num_keys=num_keys, block_q=blocks.queries, block_k=blocks.keys)
+    return Plan(implementation, blocks, schedule)
 
 
 def flash_attention(
@@ -41,40 +64,40 @@ def flash_attention(
     k_BTKH: Array,
     v_BTKH: Array,
     mask: IntervalMask,
-    schedule: BlockSchedule | None = None,
+    planned: Plan | None = None,
     *,
     implementation: Implementation = Implementation.AUTO,
-    blocks: BlockSizes | None = None,
 ) -> Array:
     """softmax(q k^T / sqrt(H)) v over the key intervals of `mask`, differentiable in q, k and v (section 3.2).
 
     Args:
         q_BSNH: [B, S, N, H], any float dtype; scores and sums are float32 whatever it is.
         k_BTKH, v_BTKH: [B, T, K, H]; query head n reads key/value head n // (N // K).
-        schedule: `plan(mask, ...)` for the same implementation and blocks, made here if it is not given.
-        blocks: of tiles; None takes those of the table.
+        planned: `plan(mask, ...)`, whose implementation and tiles are used; made here if it is not given.
+        implementation: without a plan.
 
     Returns: [B, S, N, H] in q's dtype; exact zeros for a query that sees no key.
 
     Raises: ValueError if the heads do not group.
     """
-    (_, S, N, H), (_, T, K, _) = q_BSNH.shape, k_BTKH.shape
+    N, (_, T, K, H) = q_BSNH.shape[2], k_BTKH.shape
     if N % K:
         raise ValueError(f"{N} query heads do not group over {K} key/value heads; use a multiple of {K}")
-    implementation = implementation.resolve()
-    if implementation is Implementation.REFERENCE:
-        return reference.attention(q_BSNH, k_BTKH, v_BTKH, mask)
-    if schedule is None:
-        schedule = plan(mask, num_keys=T, head_dim=H, group=N // K, implementation=implementation, blocks=blocks)
-    blocks = blocks or _blocks(implementation, S, T, H, N // K)
-    if implementation is Implementation.XLA:
-        return xla.attention(q_BSNH, k_BTKH, v_BTKH, mask, schedule, blocks)
-    from llama3_jax.kernels.attention import tpu  # Pallas takes half a second to import
-
-    return tpu.attention(q_BSNH, k_BTKH, v_BTKH, mask, schedule, blocks)
-
-
-def _blocks(implementation: Implementation, num_queries: int, num_keys: int, head_dim: int, group: int) -> BlockSizes:
-    return block_sizes(
-        implementation, chip=traced_for().kind, head_dim=head_dim, group=group, num_queries=num_queries, num_keys=num_keys
+    planned = planned or plan(
+        mask, num_keys=T, head_dim=H, group=N // K, dtype=q_BSNH.dtype.name, implementation=implementation
     )
+    if planned.implementation is Implementation.REFERENCE:
+        return reference.attention(q_BSNH, k_BTKH, v_BTKH, mask)
+    return _kernel(planned.implementation)(q_BSNH, k_BTKH, v_BTKH, mask, planned.schedule, planned.blocks)
+
+
+def _kernel(implementation: Implementation):
+    if implementation is Implementation.XLA:
+        return xla.attention
+    if implementation is Implementation.TPU:
+        from llama3_jax.kernels.attention import tpu  # Pallas takes half a second to import
+
+        return tpu.attention
+    from llama3_jax.kernels.attention import hopper
+
+    return hopper.attention

@@ -4,8 +4,8 @@ Queries of all rows are cut into query tiles, keys of all rows into key tiles; a
 and the gradient of the queries go along each query tile (`by_query`), the gradients of keys and values along each key tile
 (`by_key`). Built once per batch, outside the layer scan, where the batch is.
 
-Shape letters: B batch, S query positions, I intervals, Q query tiles of a row, J key tiles of a row, M = B*Q*J the most visits
-possible.
+Shape letters: B batch, S query positions, I intervals, Q query tiles of a row, J key tiles of a row, L lines (B*Q or B*J),
+M = B*Q*J the most visits possible.
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ class Visits(NamedTuple):
     """int32 scalar: those, and one for each line without any, whose output is zero."""
     visit_M: Array
     """int32 [M]: query tile, key tile and flags, packed (`unpack`)."""
+    first_L: Array
+    """int32 [L]: where the visits of each line begin."""
+    length_L: Array
+    """int32 [L]: visits of each line with a visible pair."""
+    turn_L: Array
+    """int32 [L]: lines, the longest first."""
 
 
 class BlockSchedule(NamedTuple):
@@ -97,4 +103,7 @@ def _visits(sees_BLC: Array, place_BLC: Array) -> Visits:
     order_M = jnp.argsort(turn_M, stable=True)
     count = jnp.sum(sees_BLC, dtype=jnp.int32)
     steps = count + jnp.sum(empty_BLC, dtype=jnp.int32)
-    return Visits(count, steps, (place_BLC | flags_BLC).reshape(-1)[order_M].astype(jnp.int32))
+    visit_M = (place_BLC | flags_BLC).reshape(-1)[order_M].astype(jnp.int32)
+    length_L = jnp.sum(sees_BLC, axis=2, dtype=jnp.int32).reshape(-1)
+    first_L = jnp.cumsum(length_L, dtype=jnp.int32) - length_L
+    return Visits(count, steps, visit_M, first_L, length_L, jnp.argsort(-length_L, stable=True).astype(jnp.int32))

@@ -31,7 +31,8 @@ from jax.experimental.pallas import tpu as pltpu
 from llama3_jax.kernels.attention.block_sizes import BlockSizes
 from llama3_jax.kernels.attention.mask import IntervalMask
 from llama3_jax.kernels.attention.reference import HIDDEN
-from llama3_jax.kernels.attention.schedule import EMPTY, FIRST, LAST, MASKED, BlockSchedule, Visits, pad_queries, unpack
+from llama3_jax.kernels.attention.rows import flat_bounds, rounded
+from llama3_jax.kernels.attention.schedule import EMPTY, FIRST, LAST, MASKED, BlockSchedule, Visits, unpack
 from llama3_jax.kernels.device import traced_for
 
 LANES = 128
@@ -84,7 +85,7 @@ def _arguments(q_BSNH, k_BTKH, v_BTKH, mask, schedule, blocks):
         )
     K, group = k_BTKH.shape[2], q_BSNH.shape[2] // k_BTKH.shape[2]
     shares = 2 if K == 1 and group % 2 == 0 and traced_for().cores > 1 else K
-    bounds = IntervalMask(*(_to_row_of_all(side, blocks, k_BTKH.shape[1]) for side in _clipped(mask, k_BTKH.shape[1])))
+    bounds = flat_bounds(mask, blocks, k_BTKH.shape[1])
     return _to_queries(q_BSNH, shares, blocks), _to_keys(k_BTKH, blocks), _to_keys(v_BTKH, blocks), bounds, schedule
 
 
@@ -329,23 +330,6 @@ def _call(kernel, visits: Visits, arrays, *, in_specs, out_specs, out_shapes, sc
     )(visits.visit_M, *arrays)  # fmt: skip
 
 
-# Rows end to end: a tile is known by one number.
-
-
-def _clipped(mask: IntervalMask, num_keys: int) -> IntervalMask:
-    """With bounds inside the row, so that they stay there when rows lie end to end."""
-    return IntervalMask(*(jnp.clip(side_BSI, 0, num_keys) for side_BSI in mask))
-
-
-def _to_row_of_all(side_BSI: Array, blocks: BlockSizes, num_keys: int) -> Array:
-    """Bounds [I, P] as positions among the keys of all rows."""
-    B, _, I = side_BSI.shape
-    padded = IntervalMask(side_BSI, side_BSI)
-    side_BSI = pad_queries(padded, blocks.queries).start_BSI
-    first_B = jnp.arange(B, dtype=jnp.int32) * _rounded(num_keys, blocks.keys)
-    return (side_BSI + first_B[:, None, None]).reshape(-1, I).T
-
-
 def _to_queries(x_BSNH: Array, shares: int, blocks: BlockSizes) -> Array:
     B, S, N, H = x_BSNH.shape
     x_BSNH = jnp.pad(x_BSNH, ((0, 0), (0, -S % blocks.queries), (0, 0), (0, 0)))
@@ -354,7 +338,7 @@ def _to_queries(x_BSNH: Array, shares: int, blocks: BlockSizes) -> Array:
 
 def _from_queries(x_RGPH: Array, shape: tuple[int, ...], blocks: BlockSizes) -> Array:
     B, S, N, H = shape
-    return x_RGPH.transpose(2, 0, 1, 3).reshape(B, _rounded(S, blocks.queries), N, H)[:, :S]
+    return x_RGPH.transpose(2, 0, 1, 3).reshape(B, rounded(S, blocks.queries), N, H)[:, :S]
 
 
 def _to_keys(x_BTKH: Array, blocks: BlockSizes) -> Array:
@@ -362,6 +346,3 @@ def _to_keys(x_BTKH: Array, blocks: BlockSizes) -> Array:
     x_BTKH = jnp.pad(x_BTKH, ((0, 0), (0, -T % blocks.keys), (0, 0), (0, 0)))
     return x_BTKH.reshape(-1, K, H).transpose(1, 0, 2)
 
-
-def _rounded(size: int, block: int) -> int:
-    return size + -size % block

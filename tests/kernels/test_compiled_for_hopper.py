@@ -1,0 +1,70 @@
+"""XLA's GPU compiler and ptxas take the attention kernels for H100, with no GPU there: nothing spills out of registers."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+import topologies
+from attention_subjects import needs_hopper
+from jax.sharding import NamedSharding, PartitionSpec
+
+from llama3_jax.commands.run import TrainRun
+from llama3_jax.config.load import load
+from llama3_jax.kernels.attention.flash_attention import flash_attention
+from llama3_jax.kernels.attention.mask import IntervalMask, document_mask
+from llama3_jax.model.remat import Remat
+from llama3_jax.train.abstract import abstract_state, compile_step
+from llama3_jax.train.objective import NextToken
+
+pytestmark = [pytest.mark.compiled, needs_hopper]
+
+SHAPES = {
+    "8b": (2, 8, 4, 128, jnp.bfloat16),
+    "405b_tensor_parallel_8": (1, 1, 16, 128, jnp.bfloat16),
+    "head_dim_64": (1, 8, 4, 64, jnp.bfloat16),
+    "float16": (1, 2, 1, 128, jnp.float16),
+}
+"""rows, key/value heads, query heads of each, head dim, dtype"""
+REGISTERS = 168
+"""Of a thread at launch; those that multiply then take what the copying warpgroup gives up."""
+GB = 1e9
+
+
+@pytest.mark.parametrize("intervals", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels(shape, intervals, tmp_path, monkeypatch):
+    """Forward and both backward kernels, on rows of 8,000, which no tile divides."""
+    B, K, G, H, dtype = SHAPES[shape]
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(tmp_path))
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
+    mesh = topologies.mesh_of(topologies.gpu()[:1])
+
+    def loss(q_BSNH, k_BTKH, v_BTKH, segment_ids_BS):
+        mask = document_mask(segment_ids_BS)
+        mask = IntervalMask(*(jnp.repeat(side, intervals, axis=-1) for side in mask))
+        return flash_attention(q_BSNH, k_BTKH, v_BTKH, mask).astype(jnp.float32).sum()
+
+    here = NamedSharding(mesh, PartitionSpec())
+    arrays = [jax.ShapeDtypeStruct((B, 8000, N, H), dtype, sharding=here) for N in (K * G, K, K)]
+    arrays.append(jax.ShapeDtypeStruct((B, 8000), jnp.int32, sharding=here))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        jax.jit(jax.grad(loss, (0, 1, 2))).trace(*arrays).lower(lowering_platforms=("cuda",)).compile()
+    reports = [path.read_text() for path in tmp_path.rglob("*.ptxas")]
+    assert len(reports) == 3, "auto is the kernels there"
+    for report in reports:
+        assert set(re.findall(r"(\d+) bytes spill", report)) == {"0"}, report
+        assert max(map(int, re.findall(r"Used (\d+) registers", report))) <= REGISTERS
+
+
+def test_a_step_of_8b_on_eight_h100():
+    """Each has a row of 8,192 tokens, and holds an eighth of the parameters and their moments."""
+    run = load(TrainRun, "llama3_8b").value
+    mesh = topologies.mesh_of(topologies.gpu(), data=8)
+    objective = NextToken(precision=run.precision, remat=Remat.SAVE_ATTENTION)
+    program = compile_step(objective, run.optimizer, abstract_state(run.model, run.optimizer, mesh), (1, 8, 8192), mesh)
+    assert "mosaic_gpu" in program.as_text()
+    memory = program.memory_analysis()
+    used = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / GB
+    print(f"{used:.1f} GB")
+    assert used < 80
