@@ -102,6 +102,15 @@ def library(shape: Shape) -> Contender:
     return Contender("jax.nn.dot_product_attention", prepare, attend, lambda _: shape.rows * shape.length**2)
 
 
+def cudnn(shape: Shape) -> Contender:
+    """NVIDIA's, through jax: causal over whole rows, which it cannot cut into documents."""
+
+    def attend(q, k, v, _):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+
+    return Contender("cuDNN", lambda ids: ids, attend, lambda _: shape.rows * shape.length * (shape.length + 1) / 2)
+
+
 def splash(shape: Shape) -> Contender:
     """The TPU kernel of jax, causal, with segment ids: it masks other documents, and visits them."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
@@ -122,14 +131,16 @@ def splash(shape: Shape) -> Contender:
     return Contender("jax splash attention", lambda ids: ids, attend, lambda _: shape.rows * S * (S + 1) / 2)
 
 
-def contenders(shape: Shape, dtype: str) -> Iterator[Contender]:
-    """Those that run on this machine, our default first."""
+def contenders(shape: Shape, mean_tokens: int | None, dtype: str) -> Iterator[Contender]:
+    """Those that run on this machine and do this work, our default first."""
     default = choose(Implementation.AUTO, head_dim=shape.head_dim, dtype=dtype)
     yield ours(shape, default, dtype)
     yield from (ours(shape, each, dtype) for each in {Implementation.XLA} - {default})
     yield library(shape)
     if jax.default_backend() == "tpu":
         yield splash(shape)
+    if jax.default_backend() == "gpu" and mean_tokens is None and dtype != "float32":
+        yield cudnn(shape)
 
 
 def compare(shape: Shape, mean_tokens: int | None, *, dtype: str, rounds: int) -> Case:
@@ -138,7 +149,7 @@ def compare(shape: Shape, mean_tokens: int | None, *, dtype: str, rounds: int) -
     Raises: ValueError if their results differ: they would not do the same work.
     """
     arrays, segment_ids = draw(shape, mean_tokens, dtype)
-    runners = list(contenders(shape, dtype))
+    runners = list(contenders(shape, mean_tokens, dtype))
     prepared = [jax.block_until_ready(each.prepare(segment_ids)) for each in runners]
     _require_same(runners, [each.both(*arrays[:3], made, arrays[3]) for each, made in zip(runners, prepared, strict=True)], dtype)
     forward = timed([partial(each.forward, *arrays[:3], made) for each, made in zip(runners, prepared, strict=True)], rounds)

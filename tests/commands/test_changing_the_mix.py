@@ -111,6 +111,7 @@ def test_a_source_that_repeats_too_often_is_refused_before_training(run_file, tm
         commands.train(run_file, ["max_epochs={tale: 1}"], runs=tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_precision_and_says_so(run_file, tmp_path, capsys):
     short = ["phases.1.stages.0.tokens=128", "phases.2.stages.0.tokens=128"]
     directory = train_until(STOP, run_file, short, tmp_path)

@@ -82,6 +82,7 @@ def test_nothing_is_exported_to_a_store(bucket, capsys):
     assert code == 1 and "name a directory here with --out" in said
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_weights_of_the_store(survivor, bucket, run_file, unbroken):
     more = [f"data.tokenizer_path={survivor}/tokenizer.model", *SHORT]
     runs = run_file.parent / "runs"

@@ -87,6 +87,7 @@ def test_the_first_process_speaks_for_the_job(pair):
     assert len(list((pair.directory / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_job_continues_with_another_number_of_processes(alone, run_file, place):
     name = "name=killed"
     with Job(2, run_file, place / "runs", name) as job:

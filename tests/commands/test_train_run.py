@@ -99,7 +99,7 @@ def test_a_prompt_longer_than_the_context_is_refused(finished):
         commands.generate(finished.directory, ["king " * 500], max_new_tokens=4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_run_continues_bit_for_bit(finished, run_file, place, number):
     """Of the steps that were finished when it came none is lost."""
     directory = place / "runs" / f"told_{number.name}"
@@ -172,6 +172,7 @@ def wait_for_step(directory: Path, step: int, process: subprocess.Popen) -> None
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_the_run_is_the_same_on_a_mesh(finished, run_file, place):
     overrides = ["name=meshed", "mesh.data=2", "mesh.sequence=2", "mesh.model=2"]
     meshed = steps_of(commands.train(run_file, overrides, runs=place / "runs").directory)

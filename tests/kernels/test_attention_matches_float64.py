@@ -78,7 +78,7 @@ def test_one_token_documents(subject):
 
 
 @every_subject
-@pytest.mark.parametrize("window", [2, 5, 17, 100])
+@pytest.mark.parametrize("window", [2, 17, 100])
 def test_sliding_window(window, subject):
     segment_ids = rows_of(subject, [22, 18], [31])
     mask = document_mask(jnp.asarray(segment_ids), window=window)
@@ -240,9 +240,9 @@ def test_what_cannot_run_here_is_refused_by_name(wanted, shape, device, why, mon
 
 @needs_hopper
 def test_the_kernels_for_hopper():
-    """Two rows, two key/value heads of four query heads, edges off the tiles; every other mask in the slow tests."""
-    segment_ids = rows_of(HOPPER, [16, 16, 8], [32, 4], off=1)
-    arrays = square(HOPPER, 10, group=2, kv_heads=2)
+    """Edges off the tiles, padding; every other mask, and more heads, in the slow tests."""
+    segment_ids = rows_of(HOPPER, [16, 16, 4], off=1)
+    arrays = square(HOPPER, 10, rows=1)
     check(HOPPER, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
 
 

@@ -17,7 +17,14 @@ from llama3_jax.train.objective import NextToken
 pytestmark = [pytest.mark.compiled]
 
 GIB = 2**30
-SHAPES = {"8b": (2, 8, 4, 128), "405b_tensor_parallel_8": (1, 1, 16, 128), "head_dim_64": (1, 8, 4, 64)}
+SHAPES = {
+    "8b": (2, 8, 4, 128),
+    "405b_tensor_parallel_8": (1, 1, 16, 128),
+    "head_dim_64": (1, 8, 4, 64),
+    "group_1": (1, 2, 1, 64),
+    "group_2": (1, 2, 2, 128),
+    "group_8": (1, 2, 8, 64),
+}
 """rows, key/value heads of a chip, query heads of each, head dim"""
 KERNELS = {"forward": 1, "gradient": 3}
 
