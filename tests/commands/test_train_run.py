@@ -182,6 +182,7 @@ def test_the_run_is_the_same_on_a_mesh(finished, run_file, place):
     assert meshed[1]["loss"] == pytest.approx(steps_of(finished.directory)[1]["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_moves_to_another_mesh_when_it_continues(finished, run_file, place):
     name = "name=moved"
     process = start(run_file, place / "runs", name)
