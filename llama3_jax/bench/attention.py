@@ -82,6 +82,8 @@ def ours(shape: Shape, implementation: Implementation, dtype: str, blocks: Block
 
     def visited(prepared):
         _, planned = prepared
+        if planned.schedule is None:
+            return shape.rows * shape.length**2
         return int(planned.schedule.by_query.count) * planned.blocks.queries * planned.blocks.keys
 
     def attend(q_BSNH, k_BSKH, v_BSKH, prepared):
@@ -135,7 +137,7 @@ def contenders(shape: Shape, mean_tokens: int | None, dtype: str) -> Iterator[Co
     """Those that run on this machine and do this work, our default first."""
     default = choose(Implementation.AUTO, head_dim=shape.head_dim, dtype=dtype)
     yield ours(shape, default, dtype)
-    yield from (ours(shape, each, dtype) for each in {Implementation.XLA} - {default})
+    yield from (ours(shape, each, dtype) for each in (Implementation.XLA, Implementation.REFERENCE) if each is not default)
     yield library(shape)
     if jax.default_backend() == "tpu":
         yield splash(shape)
