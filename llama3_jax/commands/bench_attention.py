@@ -102,7 +102,10 @@ def _follows(case: Case, whole: Case) -> str:
 
 
 def tune(run: AttentionBench) -> Iterator[str]:
-    """Measures tiles for every shape, writes the fastest to the table, and tells what it does."""
+    """Measures tiles for every shape, writes the fastest to the table, and tells what it does.
+
+    Raises: ValueError where tiles cannot be chosen.
+    """
     from llama3_jax.bench.attention import best_sizes, sizes
     from llama3_jax.kernels.attention.block_sizes import TABLE, BlockSizes, table
     from llama3_jax.kernels.attention.choice import choose
@@ -112,6 +115,8 @@ def tune(run: AttentionBench) -> Iterator[str]:
     chip, rows = traced_for().kind, [dict(row) for row in table()]
     for shape in run.shapes:
         implementation = choose(Implementation.AUTO, head_dim=shape.head_dim, dtype=run.precision.dtype)
+        if implementation is Implementation.HOPPER:
+            raise ValueError(f"the kernels for Hopper have tiles of {sizes(shape, implementation)}: there is nothing to tune")
         candidates = [
             BlockSizes(queries, keys)
             for queries in CANDIDATES

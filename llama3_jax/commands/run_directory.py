@@ -82,8 +82,12 @@ def _saving(config: Path) -> dict:
 
 
 def saved_so_far(directory: Path) -> str:
-    """What a run that was stopped can go on from."""
-    steps = place_at(checkpoints_of(directory)).steps()
+    """What a run that was stopped can go on from; may be asked by a thread that answers a signal, so it never fails."""
+    place = checkpoints_of(directory)
+    try:
+        steps = place_at(place).steps()
+    except OSError as error:
+        return f"what is saved lies at {place}, which does not answer ({error}); run the same command again to continue"
     where = f"saved up to step {steps[-1]}" if steps else "nothing is trained yet"
     return f"{where}; run the same command again to continue"
 

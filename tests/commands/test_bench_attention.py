@@ -89,3 +89,9 @@ def test_predictions_are_called_so(capsys):
 def test_bad_input(arguments, why, capsys):
     assert main(["bench", *arguments]) in (1, 2)
     assert why in capsys.readouterr().err
+
+
+def test_kernels_of_one_tile_size_are_not_tuned(monkeypatch, capsys):
+    monkeypatch.setattr("llama3_jax.kernels.attention.choice.choose", lambda *_, **__: Implementation.HOPPER)
+    assert main(["bench", "attention", "--tune", *TINY]) == 1
+    assert "tiles of BlockSizes(queries=128, keys=128): there is nothing to tune" in capsys.readouterr().err

@@ -5,16 +5,15 @@ import shutil
 
 import pytest
 from moments import Watch
-from tiny_run import STEPS, start, write_run, written
+from tiny_run import SHORT, STEPS, start, write_run, written
 
 from llama3_jax import commands
+from llama3_jax.checkpoint.bucket import Bucket
 from llama3_jax.checkpoint.manifest import verify
 from llama3_jax.checkpoint.place import place_at
 from llama3_jax.commands.main import main
+from llama3_jax.commands.run_directory import saved_so_far
 from llama3_jax.train.journal import read_metrics
-
-SHORT = ["phases=[{name: only, learning_rate: {kind: warmup_cosine, peak: 1e-3, final: 1e-4, warmup_steps: 1, steps: 9}, "
-         "stages: [{name: s, tokens: 256, sequence_length: 32, tokens_per_step: 128}]}]"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +102,16 @@ def test_checkpoints_that_moved_must_be_there(run_file, unbroken, tmp_path):
     assert f"complete: all {STEPS} steps" in (again.directory / "log.txt").read_text()
     assert [verify(path).step for path in sorted(elsewhere.glob("0*"))] == [25, 28]
     commands.train(run_file, ["name=unbroken"], runs=runs)  # and back
+
+
+def test_a_store_that_does_not_answer_keeps_no_signal_waiting(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text("checkpoint: {directory: 'gs://lake/gone'}")
+
+    def refuse(_):
+        raise OSError("the network is gone")
+
+    monkeypatch.setattr(Bucket, "steps", refuse)
+    assert saved_so_far(tmp_path).startswith("what is saved lies at gs://lake/gone, which does not answer (the network is gone)")
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,13 @@
 
 import numpy as np
 import pytest
-from tiny_run import write_run
+from tiny_run import SHORT, write_run
 
 from llama3_jax import commands
 from llama3_jax.checkpoint.manifest import read_manifest
 from llama3_jax.checkpoint.restore import read_array
 from llama3_jax.commands.export import export_weights
 from llama3_jax.train.journal import read_metrics
-
-SHORT = ["phases=[{name: only, learning_rate: {kind: warmup_cosine, peak: 1e-3, final: 1e-4, warmup_steps: 1, steps: 9}, "
-         "stages: [{name: s, tokens: 256, sequence_length: 32, tokens_per_step: 128}]}]"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,9 @@ checkpoint: {{every_steps: 5, keep_last: 2}}
 samples: {{every_steps: 10, prompt_tokens: 6, max_new_tokens: 8}}
 """
 STEPS = 28
+SHORT = ["phases=[{name: only, learning_rate: {kind: warmup_cosine, peak: 1e-3, final: 1e-4, warmup_steps: 1, steps: 9}, "
+         "stages: [{name: s, tokens: 256, sequence_length: 32, tokens_per_step: 128}]}]"]  # fmt: skip
+"""Overrides: two steps of one phase."""
 WORDS = "the a red old king queen river stone went saw took gave and then home far bright quiet never".split()
 
 
