@@ -25,8 +25,9 @@ def test_the_pictures_and_files_of_the_readme_exist():
 
 
 def test_the_train_commands_of_the_readme_are_understood(capsys):
-    lines = re.findall(r"^ {4}.*?llama3 train (.+?)(?: {2,}#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) >= 3
+    runs = r"^ {4}.*?(?:llama3 train|local_job\.sh \d+) (.+?)(?: {2,}#.*)?$"
+    lines = re.findall(runs, (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 4 and any("name=job" in line for line in lines)
     for line in lines:
         assert main(["train", *line.replace("--print-config", "").split(), "--print-config"]) == 0, line
 
