@@ -26,7 +26,7 @@ SHAPES = {
     "float16": (1, 2, 1, 128, jnp.float16),
 }
 """rows, key/value heads, query heads of each, head dim, dtype"""
-REGISTERS = 168
+REGISTERS, WARPGROUPS = 168, 3
 """Of a thread at launch; those that multiply then take what the copying warpgroup gives up."""
 GB = 1e9
 
@@ -55,6 +55,12 @@ def test_kernels(shape, intervals, tmp_path, monkeypatch):
     for report in reports:
         assert set(re.findall(r"(\d+) bytes spill", report)) == {"0"}, report
         assert max(map(int, re.findall(r"Used (\d+) registers", report))) <= REGISTERS
+    programs = [path.read_text() for path in tmp_path.rglob("*.ptx")]
+    assert len(programs) == 3
+    for program in programs:
+        (copying,), (multiplying,) = (set(re.findall(rf"setmaxnreg.{way}.*?(\d+);", program)) for way in ("dec", "inc"))
+        taken = int(copying) + (WARPGROUPS - 1) * int(multiplying)
+        assert taken <= WARPGROUPS * REGISTERS, "a warpgroup would wait for registers for ever"
 
 
 def test_a_step_of_8b_on_eight_h100():
