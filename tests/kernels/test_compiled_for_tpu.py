@@ -26,6 +26,8 @@ SHAPES = {
     "group_8": (1, 2, 8, 64),
 }
 """rows, key/value heads of a chip, query heads of each, head dim"""
+LANES = 128
+"""That the last dim of an array takes up in a TPU's memory at least."""
 KERNELS = {"forward": 1, "gradient": 3}
 
 
@@ -48,8 +50,8 @@ def test_kernels(chip, shape, direction):
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         program = jax.jit(function).trace(*arrays).lower(lowering_platforms=("tpu",)).compile()
     assert program.as_text().count('custom_call_target="tpu_custom_call"') == KERNELS[direction], "auto is the kernels there"
-    inputs = sum(array.size * array.dtype.itemsize for array in arrays)
-    assert program.memory_analysis().temp_size_in_bytes < 6 * inputs
+    stored = B * 8000 * sum(heads) * max(H, LANES) * 2
+    assert program.memory_analysis().temp_size_in_bytes < 4 * stored
 
 
 def test_a_step_of_8b_on_64_chips():
