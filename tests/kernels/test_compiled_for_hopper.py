@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.config.load import load
 from llama3_jax.kernels.attention.flash_attention import flash_attention
-from llama3_jax.kernels.attention.mask import IntervalMask, document_mask
+from llama3_jax.kernels.attention.mask import IntervalMask, document_mask, prefix_mask
+from llama3_jax.kernels.attention.paged import paged_attention
 from llama3_jax.model.remat import Remat
 from llama3_jax.train.abstract import abstract_state, compile_step
 from llama3_jax.train.objective import NextToken
@@ -36,8 +37,7 @@ GB = 1e9
 def test_kernels(shape, intervals, tmp_path, monkeypatch):
     """Forward and both backward kernels, on rows of 8,000, which no tile divides."""
     B, K, G, H, dtype = SHAPES[shape]
-    monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(tmp_path))
-    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
+    dump(tmp_path, monkeypatch)
     mesh = topologies.mesh_of(topologies.gpu()[:1])
 
     def loss(q_BSNH, k_BTKH, v_BTKH, segment_ids_BS):
@@ -50,17 +50,48 @@ def test_kernels(shape, intervals, tmp_path, monkeypatch):
     arrays.append(jax.ShapeDtypeStruct((B, 8000), jnp.int32, sharding=here))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         jax.jit(jax.grad(loss, (0, 1, 2))).trace(*arrays).lower(lowering_platforms=("cuda",)).compile()
-    reports = [path.read_text() for path in tmp_path.rglob("*.ptxas")]
-    assert len(reports) == 3, "auto is the kernels there"
-    for report in reports:
-        assert set(re.findall(r"(\d+) bytes spill", report)) == {"0"}, report
-        assert max(map(int, re.findall(r"Used (\d+) registers", report))) <= REGISTERS
+    nothing_spills(tmp_path, kernels=3)
     programs = [path.read_text() for path in tmp_path.rglob("*.ptx")]
     assert len(programs) == 3
     for program in programs:
         (copying,), (multiplying,) = (set(re.findall(rf"setmaxnreg.{way}.*?(\d+);", program)) for way in ("dec", "inc"))
         taken = int(copying) + (WARPGROUPS - 1) * int(multiplying)
         assert taken <= WARPGROUPS * REGISTERS, "a warpgroup would wait for registers for ever"
+
+
+@pytest.mark.parametrize("page", [16, 128])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_decoding(head_dim, page, tmp_path, monkeypatch):
+    """One query of each of 32 requests, of up to 8,192 positions."""
+    dump(tmp_path, monkeypatch)
+    mesh = topologies.mesh_of(topologies.gpu()[:1])
+    here = NamedSharding(mesh, PartitionSpec())
+
+    def array(*shape, dtype="bfloat16"):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+
+    def attend(q_RSNH, k_LPCX, v_LPCX, table_RM, position_RS):
+        return paged_attention(q_RSNH, k_LPCX, v_LPCX, jnp.int32(1), table_RM, prefix_mask(position_RS))
+
+    pool = array(2, 40_000 // page, page, 8 * head_dim)
+    arrays = (array(32, 1, 32, head_dim), pool, pool, array(32, 8192 // page, dtype="int32"), array(32, 1, dtype="int32"))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        program = jax.jit(attend).trace(*arrays).lower(lowering_platforms=("cuda",)).compile()
+    nothing_spills(tmp_path, kernels=1)
+    assert program.memory_analysis().temp_size_in_bytes < pool.size * 2 / 10, "no page is copied"
+
+
+def dump(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(tmp_path))
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
+
+
+def nothing_spills(tmp_path, kernels):
+    reports = [path.read_text() for path in tmp_path.rglob("*.ptxas")]
+    assert len(reports) == kernels, "auto is the kernels there"
+    for report in reports:
+        assert set(re.findall(r"(\d+) bytes spill", report)) == {"0"}, report
+        assert max(map(int, re.findall(r"Used (\d+) registers", report))) <= REGISTERS
 
 
 def test_a_step_of_8b_on_eight_h100():

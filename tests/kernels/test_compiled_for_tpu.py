@@ -9,7 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.config.load import load
 from llama3_jax.kernels.attention.flash_attention import flash_attention
-from llama3_jax.kernels.attention.mask import document_mask
+from llama3_jax.kernels.attention.mask import document_mask, prefix_mask
+from llama3_jax.kernels.attention.paged import paged_attention
 from llama3_jax.model.remat import Remat
 from llama3_jax.train.abstract import abstract_state, compile_step
 from llama3_jax.train.objective import NextToken
@@ -52,6 +53,28 @@ def test_kernels(chip, shape, direction):
     assert program.as_text().count('custom_call_target="tpu_custom_call"') == KERNELS[direction], "auto is the kernels there"
     stored = B * 8000 * sum(heads) * max(H, LANES) * 2
     assert program.memory_analysis().temp_size_in_bytes < 4 * stored
+
+
+@pytest.mark.parametrize("heads", [(8, 4, 128), (1, 16, 128), (8, 4, 64)], ids=str)
+@pytest.mark.parametrize("chip", ["v5p:2x2x1", "v6e:2x2"])
+def test_decoding(chip, heads):
+    """Two queries of each of 4 requests against pages of 16."""
+    K, G, H = heads
+    mesh = topologies.mesh_of(topologies.tpu(chip)[:1])
+    here = NamedSharding(mesh, PartitionSpec())
+
+    def array(*shape, dtype="bfloat16"):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+
+    def attend(q_RSNH, k_LPCX, v_LPCX, table_RM, position_RS):
+        return paged_attention(q_RSNH, k_LPCX, v_LPCX, jnp.int32(1), table_RM, prefix_mask(position_RS))
+
+    pool = array(2, 2500, 16, K * H)
+    arrays = (array(4, 2, K * G, H), pool, pool, array(4, 512, dtype="int32"), array(4, 2, dtype="int32"))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        program = jax.jit(attend).trace(*arrays).lower(lowering_platforms=("tpu",)).compile()
+    assert program.as_text().count('custom_call_target="tpu_custom_call"') == 1, "auto is the kernel there"
+    assert program.memory_analysis().temp_size_in_bytes < pool.size * 2 / 10, "no page is copied"
 
 
 def test_a_step_of_8b_on_64_chips():

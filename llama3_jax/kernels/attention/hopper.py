@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from llama3_jax.kernels.attention.block_sizes import BlockSizes
@@ -25,7 +25,7 @@ from llama3_jax.kernels.attention.hopper_forward import forward
 from llama3_jax.kernels.attention.hopper_gradients import key_gradients, query_gradient
 from llama3_jax.kernels.attention.hopper_parts import LOG2_E, TILE, Setting
 from llama3_jax.kernels.attention.mask import IntervalMask
-from llama3_jax.kernels.attention.rows import flat_bounds, rounded
+from llama3_jax.kernels.attention.rows import edges, flat_bounds, rounded
 from llama3_jax.kernels.attention.schedule import BlockSchedule
 
 
@@ -49,7 +49,7 @@ def attention(
         raise ValueError(f"tiles of {blocks.queries} x {blocks.keys}; the kernels for Hopper have {TILE} x {TILE}")
     if H not in (64, 128) or q_BSNH.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"head_dim={H}, {q_BSNH.dtype}; the kernels for Hopper take 64 or 128, in bfloat16 or float16")
-    edges_EP = _edges(flat_bounds(mask, blocks, T))
+    edges_EP = edges(IntervalMask(*(side_IP.T[None] for side_IP in flat_bounds(mask, blocks, T))))[:, 0]
     out_PX = _attend(Setting(N // K, H, interpret), _rows(q_BSNH), _rows(k_BTKH), _rows(v_BTKH), edges_EP, schedule)
     return out_PX.reshape(B, rounded(S, TILE), N, H)[:, :S]
 
@@ -75,13 +75,6 @@ def _backward(setting, saved, out_bar_PX):
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _edges(bounds_IP: IntervalMask) -> Array:
-    """int32 [E, P]: where the keys that a query sees begin and end by turns, from its first interval to its last."""
-    order_IP = jnp.argsort(bounds_IP.start_BSI, axis=0)
-    start_IP, end_IP = (jnp.take_along_axis(side_IP, order_IP, axis=0) for side_IP in bounds_IP)
-    return jnp.stack([start_IP, lax.cummax(end_IP, axis=0)], axis=1).reshape(-1, start_IP.shape[1])
 
 
 def _rows(x_BSNH: Array) -> Array:

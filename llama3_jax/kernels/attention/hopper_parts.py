@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -73,7 +72,7 @@ class Stream(NamedTuple):
         return self.places[0].shape[0]
 
     def fill(self, step, *sources) -> None:
-        """Copies what is needed at a step, once what lies there has been read."""
+        """Copies what is needed at a step, once what lies there has been read. Args: sources: a list is parts of one."""
         slot = step % self.stages
 
         @pl.when(step >= self.stages)
@@ -81,7 +80,11 @@ class Stream(NamedTuple):
             plgpu.barrier_wait(self.read.at[slot])
 
         for source, places in zip(sources, self.places, strict=True):
-            plgpu.copy_gmem_to_smem(source, places.at[slot], self.there.at[slot])
+            parts = source if isinstance(source, list) else [source]
+            rows = places.shape[1] // len(parts)
+            for number, part in enumerate(parts):
+                place = places.at[slot, pl.ds(number * rows, rows)] if len(parts) > 1 else places.at[slot]
+                plgpu.copy_gmem_to_smem(part, place, self.there.at[slot])
 
     def take(self, step) -> list:
         """Waits until it is there."""
@@ -109,21 +112,25 @@ class Own(NamedTuple):
         return [places.at[warpgroup] for places in self.places]
 
 
-def stream(stages: int, *kinds) -> Stream:
-    """What a `Stream` needs. Args: kinds: (shape, dtype) of a tile and of what goes with it."""
+def stream(stages: int, *kinds, parts: int = 1, readers: int = WARPGROUPS) -> Stream:
+    """What a `Stream` needs.
+
+    Args: kinds: (shape, dtype) of a tile and of what goes with it; parts: that each comes in; readers: warpgroups.
+    """
     return Stream(
-        tuple(_memory((stages, *shape), dtype) for shape, dtype in kinds),
-        plgpu.Barrier(num_arrivals=len(kinds), num_barriers=stages),
-        plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=stages),
+        tuple(memory((stages, *shape), dtype) for shape, dtype in kinds),
+        plgpu.Barrier(num_arrivals=len(kinds) * parts, num_barriers=stages),
+        plgpu.Barrier(num_arrivals=readers, num_barriers=stages),
     )
 
 
 def own(*kinds) -> Own:
-    places = tuple(_memory((WARPGROUPS, *shape), dtype) for shape, dtype in kinds)
+    places = tuple(memory((WARPGROUPS, *shape), dtype) for shape, dtype in kinds)
     return Own(places, plgpu.Barrier(num_arrivals=len(kinds), num_barriers=WARPGROUPS))
 
 
-def _memory(shape, dtype):
+def memory(shape, dtype):
+    """Shared; in the layout that matrix instructions read, for what they multiply."""
     for_matrices = jnp.dtype(dtype).itemsize == 2
     return plgpu.SMEM(shape, dtype, transforms=(plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128)) * for_matrices)
 
@@ -135,7 +142,7 @@ def launch(kernel, setting: Setting, visits: Visits, num_heads: int, arrays, out
         kernel: (line, *refs of arrays and results, setting=, **scratch) -> pair of what copies and what multiplies.
         left_columns: of products' left sides that are in registers.
     """
-    staged = setting.interpret and _memory((WARPGROUPS, ROWS, left_columns), arrays[0].dtype)
+    staged = setting.interpret and memory((WARPGROUPS, ROWS, left_columns), arrays[0].dtype)
 
     def body(*refs, **scratch):
         (*inputs, visit_ref, first_ref, length_ref, turn_ref), outputs = refs[: len(arrays) + 4], refs[len(arrays) + 4 :]
@@ -157,7 +164,7 @@ def launch(kernel, setting: Setting, visits: Visits, num_heads: int, arrays, out
 
     return plgpu.kernel(
         body, out_type=out_type, scratch_types=scratch | ({"staged": staged} if staged else {}),
-        grid=(num_heads, visits.length_L.shape[0]), grid_names=("head", "line"), num_threads=WARPGROUPS + 1,
+        grid=(visits.length_L.shape[0], num_heads), grid_names=("line", "head"), num_threads=WARPGROUPS + 1,
         thread_name="warpgroup", compiler_params=plgpu.CompilerParams(approx_math=True),
         **({"interpret": setting.interpret} if setting.interpret else {}),
     )(*arrays, visits.visit_M, visits.first_L, visits.length_L, visits.turn_L)  # fmt: skip
@@ -174,21 +181,25 @@ def store(*pairs) -> None:
 
 
 def masked(score, flags, edges_E, first_key, query_dim: int):
-    """Hidden pairs at HIDDEN, where the visit has any.
+    """As `shown`, where the visit has any hidden pair."""
+    return lax.cond(flags & MASKED != 0, lambda: shown(score, edges_E, first_key, query_dim), lambda: score)
+
+
+def shown(score, edges_E, first_key, query_dim: int):
+    """Hidden pairs at HIDDEN.
 
     Args: edges_E: [E, queries] in shared memory; query_dim: of `score`; keys are along the other one.
     """
-    load = partial(along_queries, shape=score.shape, query_dim=query_dim)
+    key = first_key + plgpu.broadcasted_iota(jnp.int32, score.shape, 1 - query_dim, layout=ACROSS)
 
-    def hide():
-        key = first_key + plgpu.broadcasted_iota(jnp.int32, score.shape, 1 - query_dim, layout=ACROSS)
-        outside = (key < load(edges_E.at[0])) | (load(edges_E.at[edges_E.shape[0] - 1]) <= key)
-        shown = jnp.where(outside, HIDDEN, score)
-        for edge in range(1, edges_E.shape[0] - 1, 2):
-            shown = jnp.where((load(edges_E.at[edge]) <= key) & (key < load(edges_E.at[edge + 1])), HIDDEN, shown)
-        return shown
+    def edge(number):
+        return along_queries(edges_E.at[number], score.shape, query_dim)
 
-    return lax.cond(flags & MASKED != 0, hide, lambda: score)
+    last = edges_E.shape[0] - 1
+    score = jnp.where((key < edge(0)) | (edge(last) <= key), HIDDEN, score)
+    for number in range(1, last, 2):
+        score = jnp.where((edge(number) <= key) & (key < edge(number + 1)), HIDDEN, score)
+    return score
 
 
 def along_queries(ref, shape, query_dim: int):

@@ -6,7 +6,7 @@ Shape letters: B batch, S query positions, I intervals, P = B * (S rounded up to
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from llama3_jax.kernels.attention.block_sizes import BlockSizes
 from llama3_jax.kernels.attention.mask import IntervalMask
@@ -23,6 +23,21 @@ def flat_bounds(mask: IntervalMask, blocks: BlockSizes, num_keys: int) -> Interv
         return (inside_BSI + first_B[:, None, None]).reshape(-1, I).T
 
     return IntervalMask(*map(flat, pad_queries(mask, blocks.queries)))
+
+
+def edges(mask: IntervalMask) -> Array:
+    """int32 [E, B, S]: where the keys that a query sees begin and end by turns, from its first interval to its last; E = 2 I."""
+    order_BSI = jnp.argsort(mask.start_BSI, axis=2)
+    start_BSI, end_BSI = (jnp.take_along_axis(side_BSI, order_BSI, axis=2) for side_BSI in mask)
+    edges_BSE = jnp.stack([start_BSI, lax.cummax(end_BSI, axis=2)], axis=3).reshape(*start_BSI.shape[:2], -1)
+    return jnp.moveaxis(edges_BSE, 2, 0)
+
+
+def seen_range(mask: IntervalMask) -> tuple[Array, Array]:
+    """int32 [B] each: the first key that any query of a row sees, and where the last one ends; nothing is (0, 0)."""
+    sees_BSI = mask.start_BSI < mask.end_BSI
+    end_B = jnp.max(jnp.where(sees_BSI, mask.end_BSI, 0), axis=(1, 2))
+    return jnp.min(jnp.where(sees_BSI, mask.start_BSI, end_B[:, None, None]), axis=(1, 2)), end_B
 
 
 def rounded(size: int, block: int) -> int:
