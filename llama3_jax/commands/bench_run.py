@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from llama3_jax.commands.placement import misfits_of_model, misfits_of_rows
+from llama3_jax.commands.placement import misfits_of_attention, misfits_of_model, misfits_of_rows
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.precision import Precision
@@ -43,7 +43,15 @@ class BenchRun:
         for name in ("num_rows", "sequence_length", "documents_per_row", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; use 1 or more")
-        problems = [*misfits_of_model(self.model, self.mesh), *misfits_of_rows(self.sequence_length, self.model, self.mesh)]
+        problems = [
+            *misfits_of_model(self.model, self.mesh), *misfits_of_rows(self.sequence_length, self.model, self.mesh),
+            *misfits_of_attention(self.attention, self.mesh),
+        ]  # fmt: skip
+        if self.attention is Implementation.CUDNN and self.documents_per_row > 1:
+            problems.append(
+                f"attention=cudnn would attend across the documents_per_row={self.documents_per_row} of a row; use "
+                "documents_per_row=1, or attention=auto"
+            )
         if self.documents_per_row > self.sequence_length // 2:
             problems.append(
                 f"documents_per_row={self.documents_per_row} leaves nothing to learn in rows of {self.sequence_length}; use "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.sharding.mesh_config import MeshConfig
 
@@ -17,6 +18,14 @@ def misfits_of_model(model: ModelConfig, mesh: MeshConfig) -> Iterator[str]:
         yield (
             f"mesh.data={mesh.data} times mesh.sequence={mesh.sequence}, which split the parameters, do not divide "
             f"model.model_dim={model.model_dim}; use a product that divides {model.model_dim}, not {shards}"
+        )
+
+
+def misfits_of_attention(attention: Implementation, mesh: MeshConfig) -> Iterator[str]:
+    if attention is Implementation.CUDNN and mesh.sequence > 1:
+        yield (
+            f"attention=cudnn is causal over whole rows, and mesh.sequence={mesh.sequence} gives each device pieces of them; "
+            "use attention=auto, or mesh.sequence=1"
         )
 
 

@@ -16,6 +16,7 @@ from llama3_jax.commands import summary
 from llama3_jax.commands.beginning import initial_model
 from llama3_jax.commands.data import RunData, open_data
 from llama3_jax.commands.log import Log
+from llama3_jax.commands.one_document import require_one_document_a_row
 from llama3_jax.commands.result import TrainResult
 from llama3_jax.commands.run import TrainRun, changes
 from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER
@@ -24,6 +25,7 @@ from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
 from llama3_jax.evaluate.held_out import HeldOutText
 from llama3_jax.kernels.attention.choice import require
+from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.device import device_of
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.sharding import processes
@@ -48,6 +50,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
     with goodput.span("start_up"):
         recipe = _recipe(run, data)
         summary.require_epochs(run, recipe, data)
+        require_one_document_a_row(run, recipe)
         meta = {"run": to_mapping(run), "tokenizer": data.tokenizer.fingerprint, "data": dict(data.fingerprints)}
         store = _store(run, directory)
         resume = _begin(store, recipe, meta, say)
@@ -59,7 +62,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
             say(line)
         held_out = HeldOutText(
             run.held_out, data.held_out, token_bytes=data.tokenizer.token_bytes, precision=run.precision,
-            attention=run.attention,
+            attention=Implementation.AUTO if run.attention is Implementation.CUDNN else run.attention,
         )  # fmt: skip
         sampler = Sampler(run, data)
     say(_beginning(first, recipe.num_steps))

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from llama3_jax.batches.packing import Packing
 from llama3_jax.batches.shards import Shards
 from llama3_jax.checkpoint.settings import Saving
-from llama3_jax.commands.placement import misfits_of_model, misfits_of_rows
+from llama3_jax.commands.placement import misfits_of_attention, misfits_of_model, misfits_of_rows
 from llama3_jax.config.render import difference
 from llama3_jax.curation.corpus import Corpus
 from llama3_jax.evaluate.settings import HeldOut
@@ -119,6 +119,7 @@ class TrainRun:
 
     def _misfits(self, number: int, phase: Phase, model: ModelConfig, mesh: MeshConfig) -> Iterator[str]:
         yield from misfits_of_model(model, mesh)
+        yield from misfits_of_attention(self.attention, mesh)
         lengths = {f"phases[{number}].stages[{index}]": stage.sequence_length for index, stage in enumerate(phase.stages)}
         for where, stage in zip(lengths, phase.stages, strict=True):
             try:

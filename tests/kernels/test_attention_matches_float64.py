@@ -229,6 +229,8 @@ def test_auto_takes_the_fastest_that_runs(monkeypatch):
         (Implementation.HOPPER, LLAMA, A100, "attention=hopper runs on H100 and H200, the devices here are NVIDIA A100"),
         (Implementation.HOPPER, FULL, H100, "takes head dims of 64 and 128 in bfloat16 or float16, not 128 in float32"),
         (Implementation.HOPPER, SMALL, H100, "not 32 in bfloat16"),
+        (Implementation.CUDNN, LLAMA, V5P, "attention=cudnn runs on NVIDIA GPUs, the devices here are tpu"),
+        (Implementation.CUDNN, FULL, H100, "takes head dims of up to 128 that 8 divides, in bfloat16 or float16, not 128 in float32"),
     ],
 )
 def test_what_cannot_run_here_is_refused_by_name(wanted, shape, device, why, monkeypatch):

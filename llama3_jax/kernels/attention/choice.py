@@ -8,6 +8,7 @@ from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.kernels.device import Device, traced_for
 
 FIRST_JAX_FOR_HOPPER = (0, 11)
+HALVES = ("bfloat16", "float16")
 
 
 def choose(wanted: Implementation, *, head_dim: int, dtype: str, device: Device | None = None) -> Implementation:
@@ -45,12 +46,22 @@ def obstacle(implementation: Implementation, *, head_dim: int, dtype: str, devic
     """Why an implementation does not run there; empty if it does."""
     if implementation is Implementation.TPU and device.platform != "tpu":
         return f"runs on TPUs, the devices here are {device.platform}"
+    if implementation is Implementation.CUDNN:
+        return _obstacle_to_cudnn(head_dim, dtype, device)
     if implementation is not Implementation.HOPPER:
         return ""
     if device.platform != "gpu" or not any(name in device.kind for name in ("H100", "H200", "GH200")):
         return f"runs on H100 and H200, the devices here are {device.kind}"
     if jax.__version_info__ < FIRST_JAX_FOR_HOPPER:
         return f"needs jax {'.'.join(map(str, FIRST_JAX_FOR_HOPPER))}, this is {jax.__version__}"
-    if head_dim not in (64, 128) or dtype not in ("bfloat16", "float16"):
+    if head_dim not in (64, 128) or dtype not in HALVES:
         return f"takes head dims of 64 and 128 in bfloat16 or float16, not {head_dim} in {dtype}"
+    return ""
+
+
+def _obstacle_to_cudnn(head_dim: int, dtype: str, device: Device) -> str:
+    if device.platform != "gpu":
+        return f"runs on NVIDIA GPUs, the devices here are {device.platform}"
+    if head_dim % 8 or head_dim > 128 or dtype not in HALVES:
+        return f"takes head dims of up to 128 that 8 divides, in bfloat16 or float16, not {head_dim} in {dtype}"
     return ""

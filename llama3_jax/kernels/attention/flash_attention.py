@@ -11,7 +11,7 @@ from functools import partial
 import jax
 from jax import Array
 
-from llama3_jax.kernels.attention import reference, xla
+from llama3_jax.kernels.attention import cudnn, reference, xla
 from llama3_jax.kernels.attention.block_sizes import BlockSizes, block_sizes
 from llama3_jax.kernels.attention.choice import choose
 from llama3_jax.kernels.attention.implementation import Implementation
@@ -28,7 +28,7 @@ class Plan:
     implementation: Implementation
     blocks: BlockSizes | None
     schedule: BlockSchedule | None
-    """None for the reference, which looks at everything."""
+    """None for the reference, which looks at everything, and for cuDNN, which has its own."""
 
 
 def plan(
@@ -49,7 +49,7 @@ def plan(
         blocks: of tiles; None takes those of the table.
     """
     implementation = choose(implementation, head_dim=head_dim, dtype=dtype)
-    if implementation is Implementation.REFERENCE:
+    if implementation in (Implementation.REFERENCE, Implementation.CUDNN):
         return Plan(implementation, None, None)
     blocks = blocks or block_sizes(
         implementation, chip=traced_for().kind, head_dim=head_dim, group=group, num_queries=mask.start_BSI.shape[1],
@@ -88,6 +88,8 @@ def flash_attention(
     )
     if planned.implementation is Implementation.REFERENCE:
         return reference.attention(q_BSNH, k_BTKH, v_BTKH, mask)
+    if planned.implementation is Implementation.CUDNN:
+        return cudnn.attention(q_BSNH, k_BTKH, v_BTKH)
     return _kernel(planned.implementation)(q_BSNH, k_BTKH, v_BTKH, mask, planned.schedule, planned.blocks)
 
 

@@ -16,3 +16,5 @@ class Implementation(enum.Enum):
     """Pallas kernels for TPU, which skip them too."""
     HOPPER = "hopper"
     """Pallas kernels for H100 and H200, likewise."""
+    CUDNN = "cudnn"
+    """NVIDIA's. Causal over whole rows and blind to documents: for rows that are one document each, and refused otherwise."""
