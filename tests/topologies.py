@@ -18,11 +18,10 @@ def tpu(name: str) -> np.ndarray:
         return np.array(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
 
 
-def gpu() -> np.ndarray:
-    """Eight H100; skips where the CUDA plugin is not installed."""
-    return np.array(
-        topologies.get_topology_desc(platform="cuda", target_config=h100.description(), topology="1x1x8").devices
-    )
+def gpu(hosts: int = 1) -> np.ndarray:
+    """H100, eight a host; skips where the CUDA plugin is not installed."""
+    found = topologies.get_topology_desc(platform="cuda", target_config=h100.description(), topology=f"1x{hosts}x8")
+    return np.array(found.devices)
 
 
 def mesh_of(devices: np.ndarray, *, data: int = 1, sequence: int = 1, model: int = 1) -> Mesh:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama3_jax.commands.bench_run import BenchRun, Yardstick
+from llama3_jax.commands.xla import in_effect
 from llama3_jax.config.load import load
 
 if TYPE_CHECKING:  # jax, not before the config is right
@@ -64,6 +65,7 @@ def run_bench(run: BenchRun) -> BenchResult:
     from llama3_jax.train.machine import matmul_flops_per_s
     from llama3_jax.train.objective import NextToken
 
+    run.xla.apply()
     mesh, optimizer = make_mesh(run.mesh), AdamW()
     require(run.attention, head_dim=run.model.head_dim, dtype=run.precision.dtype, device=device_of(mesh))
     shape = (1, run.num_rows, run.sequence_length)
@@ -139,6 +141,8 @@ def report(result: BenchResult) -> Iterator[str]:
         f"machine: {devices} x {device.device_kind}, mesh {run.mesh}, jax {jax.__version__}, {run.precision.value}, remat "
         f"{run.remat.value}, fsdp {run.fsdp.value}, attention {attention}, {time.strftime('%Y-%m-%d')}"
     )
+    if told := in_effect(run.xla):
+        yield told
     yield f"matmul peak: {peak / 1e9:,.0f} GFLOP/s" + (" a device" if together > 1 else "") + f", best of {run.rounds + 1}"
     yield f"{result.flops_per_step / 1e9:,.0f} GFLOP a step: documents' own pairs only, nothing for recomputing"
     yield ""

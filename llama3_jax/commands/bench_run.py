@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from llama3_jax.commands.placement import misfits_of_attention, misfits_of_model, misfits_of_rows
+from llama3_jax.commands.xla import Xla
 from llama3_jax.kernels.attention.implementation import Implementation
 from llama3_jax.model.config import ModelConfig
 from llama3_jax.model.precision import Precision
@@ -32,6 +33,7 @@ class BenchRun:
     """Cut at random places that are others in every batch."""
     precision: Precision
     mesh: MeshConfig = MeshConfig()
+    xla: Xla = Xla()
     remat: Remat = Remat.NONE
     fsdp: Fsdp = Fsdp.REGATHER
     attention: Implementation = Implementation.AUTO

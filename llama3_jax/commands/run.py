@@ -11,6 +11,7 @@ from llama3_jax.batches.packing import Packing
 from llama3_jax.batches.shards import Shards
 from llama3_jax.checkpoint.settings import Saving
 from llama3_jax.commands.placement import misfits_of_attention, misfits_of_model, misfits_of_rows
+from llama3_jax.commands.xla import Xla
 from llama3_jax.config.render import difference
 from llama3_jax.curation.corpus import Corpus
 from llama3_jax.evaluate.settings import HeldOut
@@ -59,6 +60,7 @@ class TrainRun:
     precision: Precision
     attention: Implementation = Implementation.AUTO
     mesh: MeshConfig = MeshConfig()
+    xla: Xla = Xla()
     max_skipped_steps: int = 10
     """Steps with gradients that are not finite that are skipped before the run is stopped."""
     held_out: HeldOut
@@ -145,7 +147,7 @@ class TrainRun:
 
 
 _MAY_CHANGE = re.compile(
-    r"(name|mesh|precision|attention|max_epochs|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
+    r"(name|mesh|xla|precision|attention|max_epochs|max_skipped_steps|checkpoint|samples|held_out\.every_steps"
     r"|phases\[\d+\]\.(mesh|remat|fsdp|gate|stages\[\d+\]\.rows_per_group))(?![\w])"
 )
 """Values that may differ when a run is continued: they change how it is run and seen, and numbers by rounding at most (what

@@ -14,6 +14,7 @@ from llama3_jax.commands.data import RunData
 from llama3_jax.commands.run import TrainRun
 from llama3_jax.commands.run_directory import CHECKPOINTS, TOKENIZER, checkpoints_of
 from llama3_jax.commands.sampler import shown
+from llama3_jax.commands.xla import in_effect
 from llama3_jax.kernels.attention.choice import described
 from llama3_jax.kernels.device import device_of
 from llama3_jax.train.abstract import bytes_per_device
@@ -34,6 +35,8 @@ def before(run: TrainRun, recipe: Recipe, data: RunData, mesh: Mesh, peak: float
         f"machine: {mesh.size} x {device.device_kind}, mesh {recipe.mesh_config(0)}, {run.precision.value} compute, "
         f"attention {attention}, matmul peak measured {_si(peak)}FLOP/s"
     )
+    if told := in_effect(run.xla):
+        yield told
     held = bytes_per_device(recipe.abstract_state(0, mesh))
     yield f"memory per device: {_si(held)}B of parameters and optimizer state, activations are told when a step is compiled"
     yield f"schedule: {recipe.num_steps:,} steps, {recipe.num_tokens:,} tokens, {_si(_flops(recipe))}FLOPs"

@@ -76,6 +76,7 @@ def run_training(loaded: Loaded[TrainRun], runs: str | Path = RUNS, *, preemptio
     if preemption is None:
         with Preemption() as preemption:
             return run_training(loaded, runs, preemption=preemption)
+    loaded.value.xla.apply()
     goodput, directory = Goodput(), Path(runs).expanduser().absolute() / loaded.value.name
     preemption.last_words = lambda: saved_so_far(directory)
     _require_one_run(loaded.value, directory)

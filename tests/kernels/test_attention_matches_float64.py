@@ -230,7 +230,7 @@ def test_auto_takes_the_fastest_that_runs(monkeypatch):
         (Implementation.HOPPER, FULL, H100, "takes head dims of 64 and 128 in bfloat16 or float16, not 128 in float32"),
         (Implementation.HOPPER, SMALL, H100, "not 32 in bfloat16"),
         (Implementation.CUDNN, LLAMA, V5P, "attention=cudnn runs on NVIDIA GPUs, the devices here are tpu"),
-        (Implementation.CUDNN, FULL, H100, "takes head dims of up to 128 that 8 divides, in bfloat16 or float16, not 128 in float32"),
+        (Implementation.CUDNN, FULL, H100, "of up to 128 that 8 divides, in bfloat16 or float16, not 128 in float32"),
     ],
 )
 def test_what_cannot_run_here_is_refused_by_name(wanted, shape, device, why, monkeypatch):

@@ -39,6 +39,7 @@ def test_one_document_changes_no_other(subject, lengths, which, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # interpreted for Hopper, seconds a call
 @every_subject
 @settings(max_examples=300, deadline=None, derandomize=True)
 @packings
