@@ -9,19 +9,25 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import llama3_jax
 
-DEVICE_TIMEOUT_S = 60
+DEVICE_TIMEOUT_S, PROBE_TIMEOUT_S = 60, 300
 LEAST_DISK_BYTES = 2 * 10**9
 FASTER = 1.3
 """From this speed of bfloat16 on it is worth a try: casts and elementwise work take some of it back."""
 GB = 10**9
 
+OLDEST_DRIVER = {"cuda12": 525, "cuda13": 580}
+"""Of NVIDIA, for each of jax's plugins."""
+LARGEST_DIFFERENCE = 1e-2
+"""Of our attention from the reference, relative, in bfloat16; 4e-3 is what rounding makes."""
+
 _PIP = f"{sys.executable} -m pip install"
+_PROBE = ("-m", "llama3_jax.commands.probe")
 _ASK_JAX = """
 import jax, json, time
 found = jax.devices()
@@ -59,6 +65,17 @@ class Devices:
     """Of a CPU: how much faster than float32 it multiplies bfloat16 matrices."""
 
 
+@dataclass(frozen=True)
+class Findings:
+    """As `commands.probe` prints them."""
+
+    attention: str
+    in_program: bool | None
+    difference: float
+    libraries: Mapping[str, str]
+    sums: bool | None
+
+
 def doctor() -> int:
     """Prints versions, devices, each problem with the line that mends it; 0 if training can run, else 1."""
     wanted = requirements()
@@ -73,12 +90,22 @@ def doctor() -> int:
     if isinstance(devices, Devices):
         hosts = f" on {devices.num_hosts} hosts" if devices.num_hosts > 1 else ""
         print(f"  {'devices':<18}{devices.count} x {devices.platform} ({devices.kind}){hosts}")
+    driver, probed = driver_version(), None
+    if driver:
+        print(f"  {'NVIDIA driver':<18}{driver}")
+    if isinstance(devices, Devices) and devices.platform != "cpu":
+        probed = ask_probe()
+        if isinstance(probed, Findings):
+            for line in findings_told(probed):
+                print(f"  {line}")
     print(f"  {'CPU cores':<18}{os.cpu_count()}")
     print(f"  {'memory':<18}{memory_bytes / GB:.1f} GB")
     print(f"  {'free disk':<18}{free_bytes / GB:.1f} GB in {Path.cwd()}")
 
     found = package_problems(wanted, installed_version) + disk_problems(free_bytes)
     found += device_problems(devices, accelerators(), os.environ) if isinstance(devices, Devices) else [devices]
+    found += driver_problems(driver, installed_version)
+    found += kernel_problems(probed) if isinstance(probed, Findings) else [probed] if probed else []
     for problem in sorted(found, key=lambda problem: not problem.stops):
         print(f"{'PROBLEM' if problem.stops else 'note'}: {problem.what}\n    {problem.mend}")
     stopped = any(problem.stops for problem in found)
@@ -152,12 +179,76 @@ def find_devices(timeout_s: float = DEVICE_TIMEOUT_S, program: str = _ASK_JAX) -
     return Devices(*json.loads(asked.stdout.splitlines()[-1]))
 
 
+def ask_probe(timeout_s: float = PROBE_TIMEOUT_S, program: Sequence[str] = _PROBE) -> Findings | Problem:
+    """What our attention does on the accelerator, and the libraries there, asked as the devices are."""
+    try:
+        asked = subprocess.run([sys.executable, *program], capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        what = f"attention on the accelerator did not end within {timeout_s:.0f} s"
+        return Problem(what=what, mend="end other processes on it and ask again; else train with attention=xla", stops=True)
+    if asked.returncode:
+        said = (asked.stderr.strip() or f"exit status {asked.returncode}").splitlines()[-1]
+        return Problem(what=f"attention does not run on the accelerator: {said}", mend="train with attention=xla", stops=True)
+    return Findings(**json.loads(asked.stdout.splitlines()[-1]))
+
+
+def findings_told(found: Findings) -> Iterator[str]:
+    where = {True: ", in the compiled program", False: ", NOT in the compiled program", None: ""}[found.in_program]
+    yield f"{'attention':<18}{found.attention}{where}; {found.difference:.1e} from the reference"
+    if found.libraries:
+        yield f"{'CUDA libraries':<18}{', '.join(f'{name} {version}' for name, version in sorted(found.libraries.items()))}"
+    if found.sums is not None:
+        yield f"{'sum over devices':<18}{'right' if found.sums else 'WRONG'}"
+
+
+def kernel_problems(found: Findings) -> list[Problem]:
+    """A kernel that is not in use, or wrong; libraries that do not load; devices that do not add up."""
+    problems = []
+    if found.in_program is False:
+        what = f"attention={found.attention} was chosen, but the compiled program does not call it"
+        problems.append(Problem(what=what, mend=f"{_PIP} --upgrade jax jaxlib", stops=True))
+    if not found.difference <= LARGEST_DIFFERENCE:
+        what = f"attention={found.attention} is {found.difference:.1e} from the reference, rounding makes 4e-3"
+        problems.append(Problem(what=what, mend="train with attention=xla, and report it", stops=True))
+    if "hopper needs jax" in found.attention:
+        what = f"attention is {found.attention}: slower than the kernels for this GPU"
+        problems.append(Problem(what=what, mend=f'{_PIP} --upgrade "jax[cuda13]"', stops=False))
+    for name, version in found.libraries.items():
+        if version.startswith("no: "):
+            problems.append(Problem(what=f"{name}: {version[4:]}", mend=f'{_PIP} --upgrade "jax[cuda13]"', stops=True))
+    if found.sums is False:
+        what = "a sum over the devices of this machine is wrong, so gradients would be"
+        problems.append(Problem(what=what, mend="export NCCL_P2P_DISABLE=1 and ask again: the links between GPUs", stops=True))
+    return problems
+
+
+def driver_version(nvidia: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    found = re.search(r"\s(\d{3}\.[\d.]+)", nvidia.read_text()) if nvidia.exists() else None
+    return found and found[1]
+
+
+def driver_problems(driver: str | None, version_of: Callable[[str], str | None]) -> list[Problem]:
+    """A plugin of jax for which the driver is too old, or which is of another jax."""
+    problems = []
+    for cuda, oldest in OLDEST_DRIVER.items():
+        if not (plugin := version_of(f"jax-{cuda}-plugin")):
+            continue
+        if driver and int(driver.split(".")[0]) < oldest:
+            what = f"jax-{cuda}-plugin needs NVIDIA driver {oldest} or newer, here is {driver}"
+            mend = "update the driver" if cuda == "cuda12" else f'update the driver, or {_PIP} "jax[cuda12]"'
+            problems.append(Problem(what=what, mend=mend, stops=True))
+        if (jax := version_of("jax")) and _release(plugin)[:2] != _release(jax)[:2]:
+            what = f"jax-{cuda}-plugin {plugin} is not of jax {jax}"
+            problems.append(Problem(what=what, mend=f'{_PIP} "jax[{cuda}]=={jax}"', stops=True))
+    return problems
+
+
 def accelerators(nvidia: Path = Path("/proc/driver/nvidia/version")) -> dict[str, str]:
     """`gpu` and `tpu`, where this machine has them, with the jax for each (CUDA 13 needs driver 580)."""
     found = {}
-    driver = re.search(r"\s(\d{3})\.\d", nvidia.read_text()) if nvidia.exists() else None
+    driver = driver_version(nvidia)
     if driver or shutil.which("nvidia-smi"):
-        found["gpu"] = "jax[cuda12]" if driver and int(driver[1]) < 580 else "jax[cuda13]"
+        found["gpu"] = "jax[cuda12]" if driver and int(driver[:3]) < OLDEST_DRIVER["cuda13"] else "jax[cuda13]"
     if any(Path("/dev").glob("accel*")) or {"TPU_NAME", "TPU_ACCELERATOR_TYPE"} & os.environ.keys():
         found["tpu"] = "jax[tpu]"
     return found

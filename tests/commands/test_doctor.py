@@ -2,16 +2,19 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llama3_jax.commands import doctor
-from llama3_jax.commands.doctor import Devices, Problem
+from llama3_jax.commands.doctor import Devices, Findings, Problem
 
 pytestmark = pytest.mark.smoke
 
-CPU = Devices("cpu", "cpu", 8, 1, 0.4)
+CPU, GPU = Devices("cpu", "cpu", 8, 1, 0.4), Devices("gpu", "NVIDIA H100 80GB HBM3", 8, 1)
+LIBRARIES = {"nccl": "2.28.3", "cuDNN loaded": "91400"}
+FOUND = Findings("hopper", True, 2e-3, LIBRARIES, True)
 
 
 def test_requirements_are_those_of_the_package():
@@ -105,6 +108,73 @@ def test_the_report_ends_in_a_verdict(monkeypatch, capsys, devices, code):
     report = capsys.readouterr().out
     assert re.search(r"pyyaml +6\.\d", report)
     assert ("ready to train" in report) == (code == 0)
+
+
+def test_a_gpu_is_reported_with_its_driver_libraries_and_kernel(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "find_devices", lambda: GPU)
+    monkeypatch.setattr(doctor, "ask_probe", lambda: FOUND)
+    monkeypatch.setattr(doctor, "driver_version", lambda *_: "580.65.06")
+    monkeypatch.setattr(doctor, "disk_problems", lambda free_bytes: [])
+    monkeypatch.setattr(doctor, "requirements", lambda: {"": {"pyyaml": "6.0"}})
+    assert doctor.doctor() == 0
+    report = capsys.readouterr().out
+    for told in (
+        "NVIDIA driver     580.65.06", "attention         hopper, in the compiled program; 2.0e-03 from the reference",
+        "CUDA libraries    cuDNN loaded 91400, nccl 2.28.3", "sum over devices  right",
+    ):  # fmt: skip
+        assert told in report
+    monkeypatch.setattr(doctor, "ask_probe", lambda: Problem(what="w", mend="m", stops=True))
+    assert doctor.doctor() == 1
+
+
+@pytest.mark.parametrize(
+    ("differs", "told", "stops"),
+    [
+        ({"in_program": False}, "the compiled program does not call it", True),
+        ({"difference": 0.3}, "is 3.0e-01 from the reference", True),
+        ({"difference": float("nan")}, "is nan from the reference", True),
+        ({"attention": "xla (hopper needs jax 0.11, this is 0.10.2)", "in_program": None}, "slower than the kernels", False),
+        ({"libraries": {"cuDNN loaded": "no: cuDNN not found."}}, "cuDNN loaded: cuDNN not found.", True),
+        ({"sums": False}, "sum over the devices of this machine is wrong", True),
+    ],
+)
+def test_what_is_wrong_with_an_accelerator_is_named(differs, told, stops):
+    (problem,) = doctor.kernel_problems(replace(FOUND, **differs))
+    assert told in problem.what and problem.stops is stops and problem.mend
+    assert doctor.kernel_problems(FOUND) == []
+
+
+@pytest.mark.parametrize(
+    ("driver", "have", "told"),
+    [
+        ("550.90.07", {"jax": "0.12.0", "jax-cuda13-plugin": "0.12.0"}, "needs NVIDIA driver 580 or newer, here is 550.90.07"),
+        ("580.65.06", {"jax": "0.12.0", "jax-cuda13-plugin": "0.11.2"}, "jax-cuda13-plugin 0.11.2 is not of jax 0.12.0"),
+        ("510.39.01", {"jax": "0.12.0", "jax-cuda12-plugin": "0.12.0"}, "needs NVIDIA driver 525"),
+    ],
+)
+def test_a_driver_and_a_plugin_fit_jax(driver, have, told):
+    (problem,) = doctor.driver_problems(driver, have.get)
+    assert told in problem.what and problem.stops
+    assert doctor.driver_problems("580.65.06", {"jax": "0.12.0", "jax-cuda13-plugin": "0.12.0.1"}.get) == []
+    assert doctor.driver_problems(None, {"jax": "0.12.0"}.get) == []
+
+
+def test_the_probe_answers_here():
+    """On a CPU `auto` is no kernel, so there is none to look for in the program; the rest is the same everywhere."""
+    pytest.importorskip("jax")
+    found = doctor.ask_probe()
+    assert isinstance(found, Findings), found
+    assert found.attention == "xla" and found.in_program is None and 0 < found.difference < doctor.LARGEST_DIFFERENCE
+    assert isinstance(doctor.ask_probe(program=("-c", "raise RuntimeError('no kernel image')")), Problem)
+    assert "did not end within" in doctor.ask_probe(0.2, ("-c", "import time; time.sleep(60)")).what
+
+
+def test_a_kernel_is_looked_for_by_its_name_in_the_program():
+    pytest.importorskip("jax")
+    from llama3_jax.commands.probe import in_program
+
+    assert in_program("hopper", 'custom_call_target="mosaic_gpu_v2"') and not in_program("hopper", "fusion")
+    assert in_program("tpu", "tpu_custom_call") and in_program("xla (hopper needs jax 0.11)", "fusion") is None
 
 
 def test_jax_answers_here():
