@@ -133,6 +133,23 @@ def test_the_kernels_make_the_visits_of_the_schedule(heads):
             np.testing.assert_array_equal(np.asarray(found)[head, 0], np.repeat(expected, block))
 
 
+@needs_hopper
+def test_the_kernels_for_hopper_make_the_visits_of_the_schedule():
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    from llama3_jax.kernels.attention import hopper
+
+    segment_ids = np.stack([segments(300, 1, 1, 70, S=500), segments(40, S=500)])
+    mask, visible = document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids)
+    q, k, v, _ = draw(0, num_queries=500, num_keys=500, kv_heads=1, dtype="bfloat16", head_dim=64)
+    schedule = HOPPER.schedule(mask, 500)
+    counted = hopper.count_visits(q, k, v, mask, schedule, interpret=plgpu.InterpretGPUParams())
+    seen = tiles(visible, *HOPPER.blocks).any(axis=(3, 4))
+    for found, expected in zip(counted, (seen.sum(axis=2), seen.sum(axis=2), seen.sum(axis=1)), strict=True):
+        assert (expected == 0).any()
+        np.testing.assert_array_equal(found, np.broadcast_to(expected.reshape(-1, 1), found.shape))
+
+
 @pytest.mark.parametrize(
     "subject", [XLA, TPU, pytest.param(HOPPER, marks=[pytest.mark.slow, needs_hopper])], ids=lambda subject: subject.name
 )

@@ -7,13 +7,14 @@ direction, and long lines go first. No output is added to from two sides: the re
 FlashAttention-2 (Dao 2023) with the warp specialisation and the overlap of FlashAttention-3 (Shah et al. 2024).
 
 Shape letters: B batch, S query positions, T key positions, N query heads, K key/value heads, G = N/K, H head dim, I intervals,
-E = 2 I edges, P = B * (S rounded up to tiles), U = B * (T rounded up to tiles), X = heads * H.
+E = 2 I edges, L lines of a schedule, W = 2 warpgroups, P = B * (S rounded up to tiles), U = B * (T rounded up to tiles),
+X = heads * H.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,19 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llama3_jax.kernels.attention.block_sizes import BlockSizes
 from llama3_jax.kernels.attention.hopper_forward import forward
-from llama3_jax.kernels.attention.hopper_gradients import key_gradients, query_gradient
+from llama3_jax.kernels.attention.hopper_gradients import PARTS, key_gradients, query_gradient
 from llama3_jax.kernels.attention.hopper_parts import LOG2_E, TILE, Setting
 from llama3_jax.kernels.attention.mask import IntervalMask
 from llama3_jax.kernels.attention.rows import edges, flat_bounds, rounded
 from llama3_jax.kernels.attention.schedule import BlockSchedule
+
+
+class Counted(NamedTuple):
+    """Visits that the kernels made, for tests: of each head, tile and warpgroup."""
+
+    forward_NLW: Array
+    query_gradient_NLW: Array
+    key_gradient_KLW: Array
 
 
 def attention(
@@ -54,6 +63,22 @@ def attention(
     return out_PX.reshape(B, rounded(S, TILE), N, H)[:, :S]
 
 
+def count_visits(
+    q_BSNH: Array, k_BTKH: Array, v_BTKH: Array, mask: IntervalMask, schedule: BlockSchedule, *, interpret: Any
+) -> Counted:
+    """The visits that each kernel makes, told by the kernels themselves."""
+    T, K = k_BTKH.shape[1:3]
+    G = q_BSNH.shape[2] // K
+    setting = Setting(G, q_BSNH.shape[3], interpret, count=True)
+    q_PX, k_UX, v_UX = _rows(q_BSNH), _rows(k_BTKH), _rows(v_BTKH)
+    edges_EP = edges(IntervalMask(*(side_IP.T[None] for side_IP in flat_bounds(mask, BlockSizes(TILE, TILE), T))))[:, 0]
+    out_PX, lse_NP, forward_NLW = forward(setting, q_PX, k_UX, v_UX, edges_EP, schedule.by_query)
+    inputs = (q_PX, k_UX, v_UX, out_PX, jnp.stack([lse_NP, lse_NP], axis=1), edges_EP)
+    *_, query_NLW = query_gradient(setting, *inputs, schedule.by_query)
+    *_, key_KLW = key_gradients(setting, *inputs, schedule.by_key)
+    return Counted(forward_NLW, query_NLW // PARTS, key_KLW // (PARTS * G))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(setting, q_PX, k_UX, v_UX, edges_EP, schedule):
     return forward(setting, q_PX, k_UX, v_UX, edges_EP, schedule.by_query)[0]
@@ -71,7 +96,7 @@ def _backward(setting, saved, out_bar_PX):
     delta_NP = jnp.sum(product_PX.reshape(-1, lse_NP.shape[0], setting.head_dim), axis=-1).T
     stats_N2P = -jnp.stack([lse_NP / (setting.scale * LOG2_E), delta_NP], axis=1)
     inputs = (q_PX, k_UX, v_UX, out_bar_PX.astype(q_PX.dtype), stats_N2P, edges_EP)
-    return query_gradient(setting, *inputs, schedule.by_query), *key_gradients(setting, *inputs, schedule.by_key), None, None
+    return *query_gradient(setting, *inputs, schedule.by_query), *key_gradients(setting, *inputs, schedule.by_key), None, None
 
 
 _attend.defvjp(_forward, _backward)

@@ -37,7 +37,7 @@ STAGES = 2
 LOWEST = HIDDEN / 2
 
 
-def forward(setting: Setting, q_PX: Array, k_UX: Array, v_UX: Array, edges_EP: Array, visits: Visits) -> tuple[Array, Array]:
+def forward(setting: Setting, q_PX: Array, k_UX: Array, v_UX: Array, edges_EP: Array, visits: Visits) -> list[Array]:
     """(out [P, X] in q's dtype, base 2 logarithms of the softmax sums: float32 [N, P])"""
     (P, X), H, dtype = q_PX.shape, setting.head_dim, q_PX.dtype
     scratch = {
@@ -83,6 +83,7 @@ def _kernel(line, *refs, setting, queries, keys, values, lse_smem, staged):
 
         def first(score):
             visit = line.visit(0)
+            line.tally()
             (k,) = keys.take(0)
             plgpu.wgmma(score, q, k.transpose((1, 0)))
             score_RJ = score[...]
@@ -93,6 +94,7 @@ def _kernel(line, *refs, setting, queries, keys, values, lse_smem, staged):
         def one(step, carry):
             acc_RH, prob_RJ, top_R, total_R = carry
             visit = line.visit(step)
+            line.tally()
 
             def products(score, acc):
                 begin(acc, acc_RH, staged)

@@ -42,8 +42,8 @@ PARTS = TILE // STEP
 
 def query_gradient(
     setting: Setting, q_PX: Array, k_UX: Array, v_UX: Array, out_bar_PX: Array, stats_N2P: Array, edges_EP: Array, visits: Visits
-) -> Array:
-    """[P, X]"""
+) -> list[Array]:
+    """([P, X],)"""
     H, dtype = setting.head_dim, q_PX.dtype
     scratch = {
         "queries": own(((ROWS, H), dtype), ((ROWS, H), dtype), ((2, ROWS), jnp.float32), ((edges_EP.shape[0], ROWS), jnp.int32)),
@@ -51,13 +51,13 @@ def query_gradient(
         "values": stream(KEY_STAGES, ((STEP, H), dtype)),
     }
     arrays = (q_PX, k_UX, v_UX, out_bar_PX, stats_N2P, edges_EP)
-    result = jax.ShapeDtypeStruct(q_PX.shape, dtype)
-    return launch(_query_gradient, setting, visits, stats_N2P.shape[0], arrays, result, scratch, left_columns=STEP)
+    results = [jax.ShapeDtypeStruct(q_PX.shape, dtype)]
+    return launch(_query_gradient, setting, visits, stats_N2P.shape[0], arrays, results, scratch, left_columns=STEP)
 
 
 def key_gradients(
     setting: Setting, q_PX: Array, k_UX: Array, v_UX: Array, out_bar_PX: Array, stats_N2P: Array, edges_EP: Array, visits: Visits
-) -> tuple[Array, Array]:
+) -> list[Array]:
     """Those of keys and of values, [U, X] each."""
     H, dtype = setting.head_dim, q_PX.dtype
     scratch = {
@@ -96,6 +96,7 @@ def _query_gradient(line, *refs, setting, queries, keys, values, staged):
 
         def one(step, q_bar_RH):
             _, key_tile, flags = unpack(line.visit(step // PARTS))
+            line.tally()
             lse_RJ, delta_RJ = (along_queries(stats_2R.at[n], (ROWS, STEP), 0) for n in (0, 1))
 
             def scores(score, prob_bar):
@@ -156,6 +157,7 @@ def _key_gradients(line, *refs, setting, keys, queries, staged):
         def one(step, sums):
             k_bar_JH, v_bar_JH = sums
             flags = unpack(line.visit(step // parts))[2]
+            line.tally()
             q, out_bar, stats_2R, edges_E = queries.take(step)
 
             lse_JR, delta_JR = (along_queries(stats_2R.at[n], (ROWS, STEP), 1) for n in (0, 1))

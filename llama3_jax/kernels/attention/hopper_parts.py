@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
@@ -40,6 +41,8 @@ class Setting(NamedTuple):
     head_dim: int
     interpret: Any
     """Of `pallas`; None compiles."""
+    count: bool = False
+    """Whether kernels give one more result: how much each warpgroup of each head and tile multiplied, int32 [heads, tiles, 2]."""
 
     @property
     def scale(self) -> float:
@@ -57,6 +60,8 @@ class Line(NamedTuple):
     length: Array
     visit: Callable[[Array], Array]
     """By number; past the last one it is anything."""
+    tally: Callable[[], None]
+    """To be called once for what is multiplied at a time; counts, for tests, and does nothing otherwise."""
 
 
 class Stream(NamedTuple):
@@ -146,11 +151,17 @@ def launch(kernel, setting: Setting, visits: Visits, num_heads: int, arrays, out
 
     def body(*refs, **scratch):
         (*inputs, visit_ref, first_ref, length_ref, turn_ref), outputs = refs[: len(arrays) + 4], refs[len(arrays) + 4 :]
-        tile = turn_ref[lax.axis_index("line")]
+        tile, warpgroup = turn_ref[lax.axis_index("line")], lax.axis_index("warpgroup")
         first, last = first_ref[tile], visit_ref.shape[0] - 1
-        line = Line(tile, length_ref[tile], lambda number: visit_ref[jnp.minimum(first + number, last)])
+        *outputs, counts_ref = outputs if setting.count else (*outputs, None)
+        place = lax.axis_index("head"), tile, warpgroup
+
+        def tally():
+            if setting.count:
+                counts_ref[place] += 1
+
+        line = Line(tile, length_ref[tile], lambda number: visit_ref[jnp.minimum(first + number, last)], tally)
         copy, multiply = kernel(line, *inputs, *outputs, setting=setting, **{"staged": None, **scratch})
-        warpgroup = lax.axis_index("warpgroup")
 
         @pl.when(warpgroup == WARPGROUPS)
         def copying():
@@ -160,7 +171,12 @@ def launch(kernel, setting: Setting, visits: Visits, num_heads: int, arrays, out
         @pl.when(warpgroup < WARPGROUPS)
         def multiplying():
             plgpu.set_max_registers(MULTIPLYING_REGISTERS, action="increase")
+            if setting.count:
+                counts_ref[place] = jnp.int32(0)
             multiply(warpgroup)
+
+    if setting.count:
+        out_type = [*out_type, jax.ShapeDtypeStruct((num_heads, visits.length_L.shape[0], WARPGROUPS), jnp.int32)]
 
     return plgpu.kernel(
         body, out_type=out_type, scratch_types=scratch | ({"staged": staged} if staged else {}),
