@@ -31,5 +31,5 @@ class Shape:
         return self.num_heads // self.num_kv_heads
 
     def flops(self, pairs: float) -> float:
-        """Of a forward and a backward pass over so many pairs of a query and a key."""
-        return (1 + BACKWARD) * 4 * self.num_heads * self.head_dim * pairs
+        """Of a forward pass over so many pairs of a query and a key; a backward pass has BACKWARD times as many."""
+        return 4 * self.num_heads * self.head_dim * pairs

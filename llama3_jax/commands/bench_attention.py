@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama3_jax.bench.attention_shape import Shape
+from llama3_jax.bench.attention_shape import BACKWARD, Shape
 from llama3_jax.config.load import load
 from llama3_jax.model.precision import Precision
 
@@ -69,22 +69,22 @@ def report_attention(run: AttentionBench) -> Iterator[str]:
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {run.precision.value}, {run.rounds} rounds, matmul peak "
         f"{peak / 1e12:.3g} TFLOP/s, {time.strftime('%Y-%m-%d')}"
     )
-    yield "pairs: visited are those multiplied, hidden ones among them; causal are those of whole rows, masked or not"
+    yield "visited: pairs multiplied, hidden ones among them, as a share of the causal pairs of whole rows; TFLOP/s are of those"
     whole: dict[Shape, Case] = {}
     for case in run_attention_bench(run):
         ours, visible = case.measured[0], case.visible_pairs / case.causal_pairs
         yield ""
         yield f"{case.shape}; {_documents(case.mean_tokens)}: {visible:.1%} of causal pairs visible"
         yield (
-            f"{'forward + backward':32}{'ms':>9}{'spread':>8}{'forward ms':>12}{'visited':>9}{'TFLOP/s visited':>17}"
-            f"{'TFLOP/s causal':>16}{'its/ours':>10}"
+            f"{'':32}{'forward ms':>12}{'TFLOP/s':>9}{'backward ms':>13}{'TFLOP/s':>9}{'both ms':>10}{'spread':>8}{'visited':>9}"
+            f"{'its/ours':>10}"
         )
         for each in case.measured:
-            rates = [case.shape.flops(pairs) / each.seconds / 1e12 for pairs in (each.visited_pairs, case.causal_pairs)]
+            forward = case.shape.flops(each.visited_pairs) / 1e12
             yield (
-                f"{each.name:32}{1e3 * each.seconds:>9.1f}{each.spread:>8.0%}{1e3 * each.forward_s:>12.1f}"
-                f"{each.visited_pairs / case.causal_pairs:>9.0%}{rates[0]:>17.3f}{rates[1]:>16.3f}"
-                f"{each.seconds / ours.seconds:>9.2f}x"
+                f"{each.name:32}{1e3 * each.forward_s:>12.2f}{forward / each.forward_s:>9.3g}{1e3 * each.backward_s:>13.2f}"
+                f"{BACKWARD * forward / each.backward_s:>9.3g}{1e3 * each.seconds:>10.2f}{each.spread:>8.0%}"
+                f"{each.visited_pairs / case.causal_pairs:>9.0%}{each.seconds / ours.seconds:>9.2f}x"
             )
         yield f"schedule, once a batch: {1e3 * case.schedule_s:.2f} ms, {case.schedule_s / ours.seconds:.2%} of one layer's time"
         if case.mean_tokens is None:

@@ -54,7 +54,7 @@ def run_loss_bench(run: LossBench) -> list[LossTiming]:
     import jax.numpy as jnp
     import numpy as np
 
-    from llama3_jax.bench.attention import timed
+    from llama3_jax.bench.timed import timed
     from llama3_jax.kernels.cross_entropy import chunked, reference
 
     def ours(x_BSD, head_DV, targets_BS, weight_BS):

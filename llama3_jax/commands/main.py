@@ -57,6 +57,7 @@ CHECKPOINT = """Looks at the checkpoints of a run directory, or writes their par
 BENCH = """train: measures our training step on this machine, round by round beside a bare jax step and, where they are
 installed, transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
 attention: measures attention alone, forward and backward, on rows of one document and of many; --tune measures its tiles.
+decode: measures attention of one new token of each request against its pages, beside the speed of the memory.
 loss: measures the loss over the vocabulary, value and gradients, beside the one that holds all logits.
 data: measures how fast token shards become batches, beside a plain Grain pipeline and a packing loop as torchtitan writes it;
 and what each packing policy pads, drops and cuts.
@@ -65,6 +66,8 @@ and what each packing policy pads, drops and cuts.
   llama3 bench train bench_packed                                 rows of many documents, cut anew in every batch
   llama3 bench train bench_8b                                     on an accelerator
   llama3 bench attention                                          each implementation that runs here beside the library's
+  llama3 bench attention bench_attention_h100                     the heads of 8B and 1B, beside cuDNN
+  llama3 bench decode                                             keys and values on pages
   llama3 bench data                                               random documents
   llama3 bench data 'shards=[corpus/*.arrayrecord]'               your own
   JAX_NUM_CPU_DEVICES=4 llama3 bench train mesh.data=2 mesh.model=2"""
@@ -159,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument("--out", metavar="DIR", help="a new directory (default: inside RUN_DIR/exports)")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
-    bench.add_argument("what", choices=["train", "attention", "loss", "data"], help="what is measured")
+    bench.add_argument("what", choices=["train", "attention", "decode", "loss", "data"], help="what is measured")
     bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: the published one")
     bench.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
     bench.add_argument("--tune", action="store_true", help="attention: measure tile sizes and keep the fastest in the table")
@@ -231,6 +234,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from llama3_jax.commands.bench import report, run_bench
     from llama3_jax.commands.bench_attention import AttentionBench, predict, report_attention, tune
     from llama3_jax.commands.bench_data import DataBench, report_data, run_data_bench
+    from llama3_jax.commands.bench_decode import DecodeBench, report_decode
     from llama3_jax.commands.bench_loss import LossBench, report_loss
     from llama3_jax.commands.bench_run import BenchRun
     from llama3_jax.config.load import load
@@ -242,6 +246,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         "train": (BenchRun, "bench_dense", lambda run: report(run_bench(run))),
         "data": (DataBench, "bench_data", lambda run: report_data(run_data_bench(run))),
         "loss": (LossBench, "bench_loss", report_loss),
+        "decode": (DecodeBench, "bench_decode", report_decode),
         "attention": (
             AttentionBench,
             "bench_attention",

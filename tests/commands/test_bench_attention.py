@@ -15,7 +15,7 @@ from llama3_jax.kernels.attention.implementation import Implementation
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr("llama3_jax.bench.attention.SETTLE_S", 0)
+    monkeypatch.setattr("llama3_jax.bench.timed.SETTLE_S", 0)
 
 
 SHAPE = "shapes=[{rows: 2, length: 512, num_heads: 4, num_kv_heads: 2, head_dim: 16}]"
@@ -28,7 +28,8 @@ def test_the_report(capsys):
     assert "2 x 512 positions, 4 heads over 2, of 16; one document a row: 100.0% of causal pairs visible" in report
     assert re.search(r"documents of 60 tokens on average: \d?\d\.\d% of causal pairs visible", report)
     for name in ("llama3_jax xla", "llama3_jax reference", "jax.nn.dot_product_attention"):
-        assert len(re.findall(rf"^{re.escape(name)} +[\d.]+ +\d+% +[\d.]+ +\d+% +[\d.]+ +[\d.]+ +[\d.]+x$", report, re.M)) == 2
+        numbers = r" +[\d.]+ +[\d.e-]+ +-?[\d.]+ +-?[\d.e-]+ +[\d.]+ +\d+% +\d+% +[\d.]+x"
+        assert len(re.findall(rf"^{re.escape(name)}{numbers}$", report, re.M)) == 2
     assert len(re.findall(r"^schedule, once a batch: [\d.]+ ms, [\d.]+% of one layer's time$", report, re.M)) == 2
     assert re.search(r"^ours takes [\d.]+x the time of one document a row times the \d+\.\d% of its visits", report, re.M)
 
