@@ -70,6 +70,7 @@ def generate(
 @partial(jax.jit, static_argnums=(5, 6, 7))
 def _generate(model, tokens_RS, positions_RS, key, stop_ids, max_new_tokens, sampling, precision) -> Array:
     R, S = tokens_RS.shape
+    model = model.in_dtype(precision.dtype)  # once, not for every token
     cache = empty_cache(model.cfg, num_requests=R, num_positions=S + max_new_tokens, dtype=precision.dtype)
     length_R = jnp.max(positions_RS, axis=1) + 1
 

@@ -65,6 +65,17 @@ class Transformer(nnx.Module):
         self.final_norm = ones((D,), (None,))
         self.head = None if cfg.tie_embeddings else normal(head, (D, V), ("embed", "vocab"), fan_in(D))
 
+    def in_dtype(self, dtype: str) -> Transformer:
+        """With every weight in the dtype of the products that it is cast to anyway: for a model that is used many times over.
+
+        Scales of norms stay as they are, since they multiply unrounded.
+        """
+
+        def cast(path, leaf: Array) -> Array:
+            return leaf if "norm" in jax.tree_util.keystr(path) else leaf.astype(dtype)
+
+        return jax.tree.map_with_path(cast, self)
+
     def embed(self, tokens_BS: Array, dtype: str) -> Array:
         """int32 token ids -> [B, S, D]: each device looks up its own vocabulary rows, the rest add zero."""
         split = residual_dim(tokens_BS.shape[1]) == "residual"

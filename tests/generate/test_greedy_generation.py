@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_model import documents, new_model, packed, placed
 
-from llama3_jax.generate.generate import generate
+from llama3_jax.generate.generate import _generate, generate
 from llama3_jax.generate.replica import one_replica
 from llama3_jax.generate.settings import Sampling
 from llama3_jax.model.attention import PackedAttend
@@ -115,6 +115,29 @@ def test_the_same_seed_gives_the_same_tokens(sampling, model, expected):
 def test_bfloat16_generates_as_many_tokens(model):
     ours = generate(model, PROMPTS, max_new_tokens=NEW, stop_ids=NEVER, sampling=GREEDY, precision=Precision.BFLOAT16)
     assert [len(tokens) for tokens in ours] == [NEW] * 3
+
+
+def test_weights_are_cast_once_and_not_for_every_token(model):
+    """To the very bits that the layers would cast them to; nothing in the loop reads a float32 weight of its layers."""
+    batch = placed(packed([[np.array(prompt, np.int32)] for prompt in PROMPTS], LONGEST))
+
+    @jax.jit
+    def forward(model):
+        x_BSD, _ = model.layers(
+            model.embed(batch.tokens, "bfloat16"), batch.positions, PackedAttend(batch, model.cfg, dtype="bfloat16")
+        )
+        return model.logits(x_BSD)
+
+    cast = model.in_dtype("bfloat16")
+    np.testing.assert_array_equal(forward(model), forward(cast))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(cast)} == {"bfloat16", "float32"}
+    tokens, key = jnp.ones((1, PAGE), jnp.int32), jax.random.key(0)
+    arguments = (model, tokens, tokens.cumsum(axis=1) - 1, key, jnp.array(NEVER), 4, GREEDY, Precision.BFLOAT16)
+    program = _generate.trace(*arguments).jaxpr
+    (loop,) = [equation for equation in program.eqns if equation.primitive.name == "while"]
+    shapes = {leaf.shape for leaf in jax.tree.leaves(model.blocks) if leaf.ndim > 2}
+    carried = [each.aval for each in loop.invars if each.aval.shape in shapes]
+    assert len(carried) >= len(shapes) and {each.dtype.name for each in carried} == {"bfloat16"}
 
 
 def test_an_empty_prompt_is_refused(model):
