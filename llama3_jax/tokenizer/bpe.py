@@ -21,6 +21,7 @@ from llama3_jax.tokenizer.special_tokens import (
     END_OF_TEXT,
     END_OF_TURN,
     SPECIAL_TOKENS,
+    Naming,
 )
 
 SPLIT_PATTERN = (
@@ -90,9 +91,18 @@ class Tokenizer:
         except ValueError as error:
             raise ValueError(f"{path}: {error}; fetch the file again, or train another") from error
 
-    def special_id(self, name: str) -> int:
-        """The id of a special token, `<|eot_id|>` say. Raises: KeyError for another name."""
-        return self._special_ids[name]
+    def special_id(self, name: str, naming: Naming = Naming.LLAMA_3_1) -> int:
+        """The id of a special token, `<|eot_id|>` say, as a release names it. Raises: KeyError for another name."""
+        if naming is Naming.LLAMA_3_1:
+            return self._special_ids[name]
+        if name not in naming.names:
+            raise KeyError(name)
+        return len(self.tokens) + naming.names.index(name)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes that an id stands for; of a special token its name. Raises: ValueError for one outside the vocabulary."""
+        self._checked([token_id])
+        return self._encoding.decode_single_token_bytes(token_id)
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of `text`, in which `<|eot_id|>` and the like are ordinary characters.

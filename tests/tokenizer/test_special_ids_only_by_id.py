@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama3_jax.tokenizer.bpe import Tokenizer
-from llama3_jax.tokenizer.special_tokens import SPECIAL_TOKENS
+from llama3_jax.tokenizer.special_tokens import SPECIAL_TOKENS, Naming
 
 BYTES = [bytes([byte]) for byte in range(256)]
 TOKENIZER = Tokenizer([*BYTES, b"<|", b"|>", b"_id", b"eo", b"eot", b"eot_id"])
@@ -34,6 +34,24 @@ def test_llama_3_1_ids():
     assert TOKENIZER.bos_id == NUM_RANKS and TOKENIZER.eos_id == NUM_RANKS + 1
     assert TOKENIZER.stop_ids == {NUM_RANKS + 1, NUM_RANKS + 8, NUM_RANKS + 9}
     assert TOKENIZER.vocab_size == NUM_RANKS + 256
+
+
+@pytest.mark.parametrize(
+    "naming, published",
+    [
+        (Naming.LLAMA_3, {4: 2, 5: 3, 8: 4, 10: 5, 11: 6, 12: 7, 255: 250}),
+        (Naming.HUGGING_FACE, {2: 0, 3: 1, 5: 2, 11: 3, 12: 4, 255: 247}),
+    ],
+)
+def test_other_releases_name_other_ids(naming, published):
+    """Their reserved tokens by position and number."""
+    assert len(set(naming.names)) == 256
+    for position, number in published.items():
+        assert TOKENIZER.special_id(f"<|reserved_special_token_{number}|>", naming) == NUM_RANKS + position
+    for name in ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"):
+        assert TOKENIZER.special_id(name, naming) == TOKENIZER.special_id(name), "these never moved"
+    with pytest.raises(KeyError):
+        TOKENIZER.special_id("<|step_id|>", naming)
 
 
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
