@@ -31,6 +31,7 @@ setup(
         "fsspec>=2025.1",
         "tiktoken>=0.12",
         "rustbpe>=0.1.0",
+        "regex>=2024.9",
         "pyyaml>=6.0.2",
         "numpy>=2.1",
         "rich>=13.9",

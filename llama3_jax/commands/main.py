@@ -54,6 +54,14 @@ CHECKPOINT = """Looks at the checkpoints of a run directory, or writes their par
   llama3 generate runs/quickstart/exports/weights-00000272      generate from either, list it, verify it, train on from it
   llama3 checkpoint ls gs://BUCKET/PATH                         where checkpoint.directory put them, without the run directory"""
 
+TOKENIZER = """Learns a vocabulary, adds to one what other languages need, and tells how far texts are compressed.
+
+  llama3 tokenizer train --out en.model --vocab-size 8448 --texts english.jsonl.gz
+  llama3 tokenizer extend --base en.model --out all.model --add 2048 --texts others/ --keep english.jsonl.gz
+  llama3 tokenizer compare --ranks en.model all.model --texts german.txt korean.txt --plot compression.png
+
+`extend` gives every piece of the --keep texts the ids that it had."""
+
 BENCH = """train: measures our training step on this machine, round by round beside a bare jax step and, where they are
 installed, transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
 attention: measures attention alone, forward and backward, on rows of one document and of many; --tune measures its tiles.
@@ -161,6 +169,17 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument("--step", type=int, default=None, help="to export (default: the newest)")
     checkpoint.add_argument("--out", metavar="DIR", help="a new directory (default: inside RUN_DIR/exports)")
 
+    tokenizer = command("tokenizer", "learn, extend and compare vocabularies", TOKENIZER, _tokenizer)
+    tokenizer.add_argument("what", choices=["train", "extend", "compare"])
+    tokenizer.add_argument("--texts", nargs="+", required=True, metavar="PATH", help=".txt, .md, .jsonl, .parquet, directories")
+    tokenizer.add_argument("--out", metavar="FILE", help="the new rank file")
+    tokenizer.add_argument("--vocab-size", type=int, metavar="N", help="train: ids altogether, 256 special ones among them")
+    tokenizer.add_argument("--base", metavar="FILE", help="extend: the rank file to begin with")
+    tokenizer.add_argument("--add", type=int, metavar="N", help="extend: new ranks")
+    tokenizer.add_argument("--keep", nargs="+", metavar="PATH", help="extend: texts whose ids must stay as they are")
+    tokenizer.add_argument("--ranks", nargs="+", metavar="FILE", help="compare: rank files")
+    tokenizer.add_argument("--plot", metavar="PNG", help="compare: characters per token as a picture")
+
     bench = command("bench", "measure this machine", BENCH, _bench)
     bench.add_argument("what", choices=["train", "attention", "decode", "loss", "data"], help="what is measured")
     bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: the published one")
@@ -228,6 +247,30 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     return 0 if sound else 1
+
+
+def _tokenizer(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.tokenizer import compare_tokenizers, extend_tokenizer, train_tokenizer
+
+    needs = {"train": ("out", "vocab_size"), "extend": ("out", "base", "add", "keep"), "compare": ("ranks",)}[arguments.what]
+    may = {"compare": ("plot",)}.get(arguments.what, ())
+    every = ("out", "vocab_size", "base", "add", "keep", "ranks", "plot")
+    given = [name for name in every if getattr(arguments, name) is not None]
+    wrong = [f"needs --{name}" for name in needs if name not in given]
+    wrong += [f"has no --{name}" for name in given if name not in (*needs, *may)]
+    if wrong:
+        said = " and ".join(wrong).replace("_", "-")
+        raise ValueError(f"llama3 tokenizer {arguments.what} {said}; see llama3 tokenizer --help")
+    lines = {
+        "train": lambda: train_tokenizer(arguments.out, arguments.texts, vocab_size=arguments.vocab_size),
+        "extend": lambda: extend_tokenizer(
+            arguments.out, arguments.texts, base=arguments.base, add=arguments.add, keep=arguments.keep
+        ),
+        "compare": lambda: compare_tokenizers(arguments.texts, arguments.ranks, plot=arguments.plot),
+    }[arguments.what]
+    for line in lines():
+        print(line, flush=True)
+    return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:

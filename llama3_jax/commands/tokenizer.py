@@ -1,0 +1,119 @@
+"""`llama3 tokenizer`: learns a vocabulary, extends one, and compares how far they compress texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama3_jax.curation.files import read_documents
+from llama3_jax.tokenizer.bpe import Tokenizer
+from llama3_jax.tokenizer.extend import changed, extend
+from llama3_jax.tokenizer.special_tokens import NUM_SPECIAL_TOKENS
+from llama3_jax.tokenizer.train_bpe import save_ranks, train_bpe
+from llama3_jax.tokenizer.words import count_words
+
+Paths = Sequence[str | Path]
+
+
+def train_tokenizer(out: str | Path, texts: Paths, *, vocab_size: int) -> Iterator[str]:
+    """Learns `vocab_size` ids, 256 special ones among them, and writes a rank file: the lines that the command prints.
+
+    Raises: FileNotFoundError, ValueError for the texts; ValueError if they hold too few merges, or `out` is there.
+    """
+    _require_new(out)
+    tokens = train_bpe(_texts(texts), vocab_size=vocab_size)
+    save_ranks(out, tokens)
+    yield f"{out}: {len(tokens):,} ranks and {NUM_SPECIAL_TOKENS} special tokens, learnt from {', '.join(map(str, texts))}"
+
+
+def extend_tokenizer(
+    out: str | Path, texts: Paths, *, base: str | Path, add: int, keep: Paths, num_processes: int | None = None
+) -> Iterator[str]:
+    """Adds `add` ranks, learnt from `texts`, to those of `base`, so that no piece of the texts of `keep` is encoded otherwise.
+
+    Raises: as `train_tokenizer`.
+    """
+    _require_new(out)
+    if add < 1:
+        raise ValueError(f"--add {add}; use 1 or more")
+    tokens, processes = Tokenizer.load(base).tokens, num_processes or os.cpu_count() or 1
+    words, kept = (count_words(_texts(paths), num_processes=processes) for paths in (texts, keep))
+    yield f"{sum(words.values()):,} pieces to learn from, {len(words):,} of them different; {len(kept):,} different ones are kept"
+    longer = extend(tokens, words, kept, add)
+    differ, pieces = changed(tokens, longer, kept)
+    assert not differ, "a kept piece has other ids"
+    save_ranks(out, longer)
+    yield f"{out}: {len(tokens):,} ranks of {base} and {add:,} new ones"
+    yield f"all {pieces:,} pieces of the kept texts have the ids they had"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """Of one text by one rank file."""
+
+    text: str
+    ranks: str
+    characters: int
+    num_bytes: int
+    words: int
+    tokens: int
+
+
+def compression(texts: Paths, ranks: Paths) -> list[Compression]:
+    """Each text by each rank file. Raises: FileNotFoundError, ValueError for either."""
+    tokenizers = {str(path): Tokenizer.load(path) for path in ranks}
+    found = []
+    for path in texts:
+        contents = list(_texts([path]))
+        found += [
+            Compression(
+                text=str(path), ranks=name, characters=sum(map(len, contents)),
+                num_bytes=sum(len(text.encode()) for text in contents),
+                words=sum(len(text.split()) for text in contents), tokens=sum(map(len, tokenizer.encode_batch(contents))),
+            )
+            for name, tokenizer in tokenizers.items()
+        ]  # fmt: skip
+    return found
+
+
+def compare_tokenizers(texts: Paths, ranks: Paths, *, plot: str | Path | None = None) -> Iterator[str]:
+    """A table of `compression`, and its characters per token as a plot: the lines that the command prints."""
+    found = compression(texts, ranks)
+    width = max(len(each.text) for each in found) + 2
+    yield f"{'text':{width}}{'characters/token':>18}{'bytes/token':>13}{'words/token':>13}{'tokens':>14}  ranks"
+    for each in found:
+        characters, num_bytes, words = (count / each.tokens for count in (each.characters, each.num_bytes, each.words))
+        yield f"{each.text:{width}}{characters:>18.3f}{num_bytes:>13.3f}{words:>13.3f}{each.tokens:>14,}  {each.ranks}"
+    if plot:
+        _plot(found, plot)
+        yield f"plotted: {plot}"
+
+
+def _plot(found: Sequence[Compression], path: str | Path) -> None:
+    from matplotlib.figure import Figure
+
+    texts, ranks = (list(dict.fromkeys(getattr(each, name) for each in found)) for name in ("text", "ranks"))
+    figure = Figure(figsize=(8, 1 + 0.4 * len(texts) * len(ranks)), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(ranks)
+    for number, name in enumerate(ranks):
+        rates = [each.characters / each.tokens for each in found if each.ranks == name]
+        bars = axes.barh([place + number * height for place in range(len(texts))], rates, height, label=name)
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set_yticks([place + (len(ranks) - 1) * height / 2 for place in range(len(texts))], texts)
+    axes.invert_yaxis()
+    axes.set_xlabel("characters per token")
+    axes.margins(x=0.1)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _texts(paths: Paths) -> Iterator[str]:
+    return (document.text for document in read_documents(list(paths)))
+
+
+def _require_new(out: str | Path) -> None:
+    if Path(out).exists():
+        raise ValueError(f"{out} is there already, and models may depend on it; choose another --out, or remove it")
