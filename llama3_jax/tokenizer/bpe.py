@@ -174,9 +174,28 @@ def _fingerprint(tokens: Sequence[bytes]) -> str:
 def _pieces(text: str) -> Iterator[str]:
     for start in range(0, len(text), _MAX_SLICE_CHARS):
         piece = text[start : start + _MAX_SLICE_CHARS]
+        if not _has_long_run(piece):
+            yield piece
+            continue
         begin = 0
         for run in _LONG_RUN.finditer(piece):
             for end in range(run.start() + _MAX_RUN_CHARS, run.end(), _MAX_RUN_CHARS):
                 yield piece[begin:end]
                 begin = end
         yield piece[begin:]
+
+
+def _has_long_run(text: str) -> bool:
+    """Whether more than `_MAX_RUN_CHARS` characters in a row are white space, or are not.
+
+    Such a run holds a character at a multiple of that number, so only the runs around those are looked at.
+    """
+    for middle in range(0, len(text), _MAX_RUN_CHARS):
+        space, start, end = text[middle].isspace(), middle, middle + 1
+        while end < len(text) and end - start <= _MAX_RUN_CHARS and text[end].isspace() == space:
+            end += 1
+        while start and end - start <= _MAX_RUN_CHARS and text[start - 1].isspace() == space:
+            start -= 1
+        if end - start > _MAX_RUN_CHARS:
+            return True
+    return False
