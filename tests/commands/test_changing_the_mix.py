@@ -48,6 +48,7 @@ def run_file(tmp_path_factory, shared_programs):
     return file
 
 
+@pytest.mark.slow
 def test_a_source_and_a_mix_take_effect_from_the_stage_that_names_them(run_file, tmp_path, capsys):
     short = ["phases.2.stages.0.tokens=256", "phases.1.stages.0.tokens=256"]
     unbroken = steps_of(commands.train(run_file, short, runs=tmp_path / "unbroken").directory)

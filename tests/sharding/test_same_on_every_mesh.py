@@ -57,14 +57,21 @@ def one(mesh):
     return run(mesh())
 
 
-@pytest.mark.parametrize("data, sequence, model", LAYOUTS)
+FAST = {(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 1), (2, 1, 2), (1, 2, 2)}
+
+
+@pytest.mark.parametrize(
+    "data, sequence, model", [each if each in FAST else pytest.param(*each, marks=pytest.mark.slow) for each in LAYOUTS]
+)
 def test_loss_and_gradients(data, sequence, model, mesh, one):
     """And a second run of the same program is the same to the last bit."""
     assert_same(run(mesh(data=data, sequence=sequence, model=model)), one)
 
 
 @pytest.mark.parametrize("fsdp", Fsdp)
-@pytest.mark.parametrize("remat", Remat)
+@pytest.mark.parametrize(
+    "remat", [each if each in (Remat.NONE, Remat.FULL) else pytest.param(each, marks=pytest.mark.slow) for each in Remat]
+)
 def test_whatever_waits_for_the_backward_pass(remat, fsdp, mesh, one):
     assert_same(run(mesh(data=2, sequence=2, model=2), remat=remat, fsdp=fsdp), one)
 
