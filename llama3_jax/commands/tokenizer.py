@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from llama3_jax.curation.document import Document
 from llama3_jax.curation.files import read_documents
 from llama3_jax.tokenizer.bpe import Tokenizer
 from llama3_jax.tokenizer.extend import changed, extend
@@ -15,6 +18,7 @@ from llama3_jax.tokenizer.train_bpe import save_ranks, train_bpe
 from llama3_jax.tokenizer.words import count_words
 
 Paths = Sequence[str | Path]
+DOCUMENTS_AT_A_TIME = 256
 
 
 def train_tokenizer(out: str | Path, texts: Paths, *, vocab_size: int) -> Iterator[str]:
@@ -51,29 +55,45 @@ def extend_tokenizer(
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """Of one text by one rank file."""
+    """Of one source by one rank file, or of what it holds in one language."""
 
-    text: str
+    source: str
+    language: str
+    """As its records say; empty for all together."""
     ranks: str
     characters: int
     num_bytes: int
     words: int
     tokens: int
 
+    @property
+    def name(self) -> str:
+        return f"{self.source}, {self.language}" if self.language else self.source
+
 
 def compression(texts: Paths, ranks: Paths) -> list[Compression]:
-    """Each text by each rank file. Raises: FileNotFoundError, ValueError for either."""
+    """Each source by each rank file, and each of its languages. Raises: FileNotFoundError, ValueError for either."""
     tokenizers = {str(path): Tokenizer.load(path) for path in ranks}
     found = []
-    for path in texts:
-        contents = list(_texts([path]))
+    for source in map(str, texts):
+        counts: dict[str, Counter[str]] = {"": Counter()}
+        for documents in _batches(read_documents([source])):
+            contents = [document.text for document in documents]
+            tokens = {name: list(map(len, each.encode_batch(contents))) for name, each in tokenizers.items()}
+            for number, document in enumerate(documents):
+                text = document.text
+                count = Counter({"characters": len(text), "num_bytes": len(text.encode()), "words": len(text.split())})
+                count.update({name: each[number] for name, each in tokens.items()})
+                for language in dict.fromkeys(["", document.language]):
+                    counts.setdefault(language, Counter()).update(count)
         found += [
             Compression(
-                text=str(path), ranks=name, characters=sum(map(len, contents)),
-                num_bytes=sum(len(text.encode()) for text in contents),
-                words=sum(len(text.split()) for text in contents), tokens=sum(map(len, tokenizer.encode_batch(contents))),
+                source=source, language=language, ranks=name, characters=count["characters"], num_bytes=count["num_bytes"],
+                words=count["words"], tokens=count[name],
             )
-            for name, tokenizer in tokenizers.items()
+            for language, count in counts.items()
+            if language or len(counts) != 2  # one language alone is the whole
+            for name in tokenizers
         ]  # fmt: skip
     return found
 
@@ -81,11 +101,11 @@ def compression(texts: Paths, ranks: Paths) -> list[Compression]:
 def compare_tokenizers(texts: Paths, ranks: Paths, *, plot: str | Path | None = None) -> Iterator[str]:
     """A table of `compression`, and its characters per token as a plot: the lines that the command prints."""
     found = compression(texts, ranks)
-    width = max(len(each.text) for each in found) + 2
+    width = max(len(each.name) for each in found) + 2
     yield f"{'text':{width}}{'characters/token':>18}{'bytes/token':>13}{'words/token':>13}{'tokens':>14}  ranks"
     for each in found:
         characters, num_bytes, words = (count / each.tokens for count in (each.characters, each.num_bytes, each.words))
-        yield f"{each.text:{width}}{characters:>18.3f}{num_bytes:>13.3f}{words:>13.3f}{each.tokens:>14,}  {each.ranks}"
+        yield f"{each.name:{width}}{characters:>18.3f}{num_bytes:>13.3f}{words:>13.3f}{each.tokens:>14,}  {each.ranks}"
     if plot:
         _plot(found, plot)
         yield f"plotted: {plot}"
@@ -94,7 +114,7 @@ def compare_tokenizers(texts: Paths, ranks: Paths, *, plot: str | Path | None = 
 def _plot(found: Sequence[Compression], path: str | Path) -> None:
     from matplotlib.figure import Figure
 
-    texts, ranks = (list(dict.fromkeys(getattr(each, name) for each in found)) for name in ("text", "ranks"))
+    texts, ranks = (list(dict.fromkeys(getattr(each, name) for each in found)) for name in ("name", "ranks"))
     figure = Figure(figsize=(8, 1 + 0.4 * len(texts) * len(ranks)), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(ranks)
@@ -108,6 +128,11 @@ def _plot(found: Sequence[Compression], path: str | Path) -> None:
     axes.margins(x=0.1)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    while batch := list(islice(documents, DOCUMENTS_AT_A_TIME)):
+        yield batch
 
 
 def _texts(paths: Paths) -> Iterator[str]:

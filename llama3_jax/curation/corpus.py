@@ -269,14 +269,14 @@ def _split(documents: Sequence[Document], held_out_ids: set[str], name: str, fra
 
 def _cut(document: Document, fraction: float) -> tuple[Document, Document]:
     """A source that is one document, a book say: all but its end, at a paragraph or line if it has any, and its end."""
-    name, text = document
+    name, text, language = document
     cut = max(1, min(len(text) - 1, round(len(text) * (1 - fraction))))
     for boundary in ("\n\n", "\n", " "):
         found = text.rfind(boundary, cut // 2, cut)
         if found > 0:
             cut = found + len(boundary)
             break
-    return Document(f"{name}#begin", text[:cut]), Document(f"{name}#end", text[cut:])
+    return Document(f"{name}#begin", text[:cut], language), Document(f"{name}#end", text[cut:], language)
 
 
 def _given_tokenizer(path: str, vocab_size: int) -> Tokenizer:

@@ -8,3 +8,5 @@ class Document(NamedTuple):
 
     id: str
     text: str
+    language: str = ""
+    """As its record says; empty where it says nothing."""

@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 
 _READ_BYTES = 2**16
 _PARQUET_ROWS = 256
+_LANGUAGE = ("language", "lang")
 
 
 def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
@@ -24,8 +25,8 @@ def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
     suffixes.
 
     A .txt or .md file is one document with its path as id. A line of .jsonl and a row of .parquet have `text`
-    and may have `id`; without, the id is `PATH:LINE`. Documents of nothing but white space are left out and
-    counted in the log. Memory holds one document (of .parquet, a batch of rows) at a time.
+    and may have `id` and `language` (or `lang`); without, the id is `PATH:LINE`. Documents of nothing but white
+    space are left out and counted in the log. Memory holds one document (of .parquet, a batch of rows) at a time.
 
     Raises: FileNotFoundError, ValueError: as `find_files`, and where the file is read: text that is not
         UTF-8, a broken line, a document without text, a file cut short, no document at all.
@@ -175,7 +176,7 @@ def _read_parquet(path: Path) -> Iterator[Document]:
         raise ModuleNotFoundError(f"reading {path} needs the `pyarrow` package: pip install pyarrow") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = [name for name in ("id", "text") if name in file.schema_arrow.names]
+            columns = [name for name in ("id", "text", *_LANGUAGE) if name in file.schema_arrow.names]
             if "text" not in columns:
                 raise ValueError(f"{path} has the columns {file.schema_arrow.names}; `text` must be one of them")
             row = 0
@@ -195,7 +196,8 @@ def _document(record: Any, where: str) -> Document:
     if not isinstance(text, str):
         raise ValueError(f"{where}: `text` is a {type(text).__name__}, not a string")
     name = record.get("id")
-    document = Document(where if name is None else str(name), text)
+    language = next((record[field] for field in _LANGUAGE if isinstance(record.get(field), str)), "")
+    document = Document(where if name is None else str(name), text, language)
     for field, value in document._asdict().items():
         try:
             value.encode()

@@ -1,10 +1,12 @@
 """`llama3 tokenizer`: from texts to a rank file, to a longer one, to a table and a plot of what they compress."""
 
+import json
 import re
 
 import pytest
 
 from llama3_jax.commands.main import main
+from llama3_jax.commands.tokenizer import compression
 from llama3_jax.tokenizer.bpe import Tokenizer
 
 
@@ -35,6 +37,21 @@ def test_train_extend_compare(place, capsys):
     english, russian = rates("english"), rates("russian")
     assert english[0] == english[1] and russian[1] > 1.5 * russian[0]
     assert (place / "rates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_languages_of_a_source_stand_apart(place, capsys):
+    """As its records name them, and all together first; one language alone is not told twice."""
+    texts = {"en": "The herd sleeps.", "ru": "Стадо спит."}
+    lines = [json.dumps({"text": text, "lang": language}) for language, text in texts.items()]
+    (place / "both.jsonl").write_text("\n".join(lines * 3))
+    (place / "one.jsonl").write_text(lines[0])
+    assert main(["tokenizer", "train", "--out", "en.model", "--vocab-size", "540", "--texts", "english.txt"]) == 0
+    found = compression(["both.jsonl", "one.jsonl"], ["en.model"])
+    assert [each.name for each in found] == ["both.jsonl", "both.jsonl, en", "both.jsonl, ru", "one.jsonl, en"]
+    together, english, russian, alone = found
+    assert together.characters == english.characters + russian.characters == 3 * sum(map(len, texts.values()))
+    assert together.tokens == english.tokens + russian.tokens and english.words == 9 and english.tokens == 3 * alone.tokens
+    assert russian.num_bytes == 3 * len(texts["ru"].encode())
 
 
 @pytest.mark.parametrize(

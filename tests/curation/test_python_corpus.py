@@ -21,7 +21,7 @@ def code():
 
 
 def test_prose_has_the_reference_and_the_docstrings(docs):
-    text = dict(docs)
+    text = {document.id: document.text for document in docs}
     assert "lambda" in text["topic:lambda"]
     assert text["json.decoder"].startswith("json.decoder\n")
     assert "json.decoder.JSONDecoder.raw_decode" in text["json.decoder"]
@@ -30,7 +30,7 @@ def test_prose_has_the_reference_and_the_docstrings(docs):
 
 
 def test_code_is_the_source(code):
-    text = dict(code)
+    text = {document.id: document.text for document in code}
     assert "def raw_decode(" in text["json.decoder"]
     ast.parse(text["json"])
 

@@ -51,6 +51,16 @@ def test_rows_of_parquet(tmp_path, with_id):
     assert documents[599].id == ("id599" if with_id else f"{path}:600")
 
 
+def test_a_record_may_name_its_language(tmp_path):
+    lines = ['{"text": "a", "lang": "de"}', '{"text": "b", "language": "fr", "lang": "x"}', '{"text": "c", "lang": 3}', '{"text": "d"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert [document.language for document in read_documents([tmp_path / "a.jsonl"])] == ["de", "fr", "", ""]
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"text": ["a", "b"], "lang": ["de", None]})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
+    assert [document.language for document in read_documents([tmp_path / "a.parquet"])] == ["de", ""]
+
+
 def test_a_text_file_is_one_document(tmp_path):
     path = tmp_path / "a.TXT"
     path.write_text("one\n\ntwo", encoding="utf-8-sig")
