@@ -60,7 +60,7 @@ TOKENIZER = """Learns a vocabulary, adds to one what other languages need, and t
   llama3 tokenizer extend --base en.model --out all.model --add 2048 --texts others/ --keep english.jsonl.gz
   llama3 tokenizer compare --ranks en.model all.model --texts german.txt korean.txt --plot compression.png
 
-`extend` gives every piece of the --keep texts the ids that it had."""
+`extend` gives every piece of the --keep texts the ids that it had, but for words in scripts that they only quote."""
 
 BENCH = """train: measures our training step on this machine, round by round beside a bare jax step and, where they are
 installed, transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.

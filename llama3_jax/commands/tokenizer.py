@@ -15,7 +15,7 @@ from llama3_jax.tokenizer.bpe import Tokenizer
 from llama3_jax.tokenizer.extend import changed, extend
 from llama3_jax.tokenizer.special_tokens import NUM_SPECIAL_TOKENS
 from llama3_jax.tokenizer.train_bpe import save_ranks, train_bpe
-from llama3_jax.tokenizer.words import count_words
+from llama3_jax.tokenizer.words import count_words, in_own_scripts
 
 Paths = Sequence[str | Path]
 DOCUMENTS_AT_A_TIME = 256
@@ -37,6 +37,8 @@ def extend_tokenizer(
 ) -> Iterator[str]:
     """Adds `add` ranks, learnt from `texts`, to those of `base`, so that no piece of the texts of `keep` is encoded otherwise.
 
+    Pieces in scripts that the kept texts only quote (less than 1% of their letters) are not kept.
+
     Raises: as `train_tokenizer`.
     """
     _require_new(out)
@@ -44,13 +46,14 @@ def extend_tokenizer(
         raise ValueError(f"--add {add}; use 1 or more")
     tokens, processes = Tokenizer.load(base).tokens, num_processes or os.cpu_count() or 1
     words, kept = (count_words(_texts(paths), num_processes=processes) for paths in (texts, keep))
+    kept = in_own_scripts(kept)
     yield f"{sum(words.values()):,} pieces to learn from, {len(words):,} of them different; {len(kept):,} different ones are kept"
     longer = extend(tokens, words, kept, add)
     differ, pieces = changed(tokens, longer, kept)
     assert not differ, "a kept piece has other ids"
     save_ranks(out, longer)
     yield f"{out}: {len(tokens):,} ranks of {base} and {add:,} new ones"
-    yield f"all {pieces:,} pieces of the kept texts have the ids they had"
+    yield f"all {pieces:,} pieces of the kept texts, in the scripts they are written in, have the ids they had"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -28,6 +30,23 @@ def count_words(texts: Iterable[str], *, num_processes: int = 1, most_words: int
             least += 1
             total = Counter({word: count for word, count in total.items() if count >= least})
     return total
+
+
+def in_own_scripts(words: Mapping[str, int], least_share: float = 0.01) -> dict[str, int]:
+    """The pieces without letters of a script that makes up less than this share of all letters: a Greek word that an English text
+    quotes is no English."""
+    letters: Counter[str] = Counter()
+    scripts = {word: {_script(character) for character in word if character.isalpha()} for word in words}
+    for word, count in words.items():
+        letters.update({script: count * sum(_script(each) == script for each in word) for script in scripts[word]})
+    own = {script for script, count in letters.items() if count >= least_share * letters.total()}
+    return {word: count for word, count in words.items() if scripts[word] <= own}
+
+
+@functools.cache
+def _script(character: str) -> str:
+    """The first word of a character's name: LATIN, CYRILLIC, CJK, ..."""
+    return unicodedata.name(character, "").split(" ")[0]
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -52,8 +52,8 @@ def test_rows_of_parquet(tmp_path, with_id):
 
 
 def test_a_record_may_name_its_language(tmp_path):
-    lines = ['{"text": "a", "lang": "de"}', '{"text": "b", "language": "fr", "lang": "x"}', '{"text": "c", "lang": 3}', '{"text": "d"}']
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    records = [{"lang": "de"}, {"language": "fr", "lang": "x"}, {"lang": 3}, {}]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": "a"} | record) for record in records))
     assert [document.language for document in read_documents([tmp_path / "a.jsonl"])] == ["de", "fr", "", ""]
     pyarrow = pytest.importorskip("pyarrow")
     table = pyarrow.table({"text": ["a", "b"], "lang": ["de", None]})

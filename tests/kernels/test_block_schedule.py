@@ -139,9 +139,9 @@ def test_the_kernels_for_hopper_make_the_visits_of_the_schedule():
 
     from llama3_jax.kernels.attention import hopper
 
-    segment_ids = np.stack([segments(300, 1, 1, 70, S=500), segments(40, S=500)])
+    segment_ids = segments(180, 1, 30, S=500)[None]
     mask, visible = document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids)
-    q, k, v, _ = draw(0, num_queries=500, num_keys=500, kv_heads=1, dtype="bfloat16", head_dim=64)
+    q, k, v, _ = draw(0, rows=1, num_queries=500, num_keys=500, dtype="bfloat16", head_dim=64)
     schedule = HOPPER.schedule(mask, 500)
     counted = hopper.count_visits(q, k, v, mask, schedule, interpret=plgpu.InterpretGPUParams())
     seen = tiles(visible, *HOPPER.blocks).any(axis=(3, 4))
