@@ -118,7 +118,7 @@ def _plot(found: Sequence[Compression], path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     texts, ranks = (list(dict.fromkeys(getattr(each, name) for each in found)) for name in ("name", "ranks"))
-    figure = Figure(figsize=(8, 1 + 0.4 * len(texts) * len(ranks)), layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.25 * len(texts) * len(ranks)), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(ranks)
     for number, name in enumerate(ranks):
@@ -128,8 +128,8 @@ def _plot(found: Sequence[Compression], path: str | Path) -> None:
     axes.set_yticks([place + (len(ranks) - 1) * height / 2 for place in range(len(texts))], texts)
     axes.invert_yaxis()
     axes.set_xlabel("characters per token")
-    axes.margins(x=0.1)
-    axes.legend()
+    axes.margins(x=0.1, y=0.01)
+    figure.legend(loc="outside upper center", ncols=len(ranks))
     figure.savefig(path, dpi=120)
 
 
