@@ -66,7 +66,7 @@ def expected(q, k, v, table, mask):
 
 
 @every_subject
-@pytest.mark.parametrize("page", [16, 64, 256])
+@pytest.mark.parametrize("page", [16, pytest.param(64, marks=pytest.mark.slow), 256])
 def test_prefixes_of_any_length(subject, page):
     k, v, table = pool(0, subject.dtype, page=page, pages_each=640 // page if page < 256 else 3)
     q = queries(1, subject.dtype)
