@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from llama3_jax.bench.decode_shape import Shape
+from llama3_jax.bench.attention_shape import DecodeShape
 from llama3_jax.bench.timed import timed
 from llama3_jax.kernels.attention import reference
 from llama3_jax.kernels.attention.mask import prefix_mask
@@ -32,7 +32,7 @@ class Measured:
     spread: float
 
 
-def compare(shape: Shape, *, dtype: str, rounds: int) -> list[Measured]:
+def compare(shape: DecodeShape, *, dtype: str, rounds: int) -> list[Measured]:
     """Ours first. Raises: ValueError if the results differ: they would not do the same work."""
     arguments = draw(shape, dtype)
 
@@ -54,7 +54,7 @@ def compare(shape: Shape, *, dtype: str, rounds: int) -> list[Measured]:
     ]
 
 
-def draw(shape: Shape, dtype: str) -> tuple[Array, ...]:
+def draw(shape: DecodeShape, dtype: str) -> tuple[Array, ...]:
     """q, pools of two layers, the second layer, a table of pages in any order, and the last position of each request."""
     rng, X = np.random.default_rng(0), shape.num_kv_heads * shape.head_dim
     M = -(-shape.positions // shape.page)

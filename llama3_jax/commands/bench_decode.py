@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llama3_jax.bench.decode_shape import Shape
+from llama3_jax.bench.attention_shape import DecodeShape
 from llama3_jax.model.precision import Precision
 
 
@@ -14,7 +14,7 @@ from llama3_jax.model.precision import Precision
 class DecodeBench:
     """What a YAML file of `llama3 bench decode` is checked against."""
 
-    shapes: tuple[Shape, ...]
+    shapes: tuple[DecodeShape, ...]
     precision: Precision
     rounds: int
     """In each, everything is measured once."""

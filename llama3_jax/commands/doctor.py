@@ -67,13 +67,18 @@ class Devices:
 
 @dataclass(frozen=True)
 class Findings:
-    """As `commands.probe` prints them."""
+    """Of `commands.probe`, on an accelerator."""
 
     attention: str
+    """What `auto` takes on this device for Llama's heads, and why it is not the kernel, where it is not."""
     in_program: bool | None
+    """Whether the compiled program calls the kernel; None where `auto` takes none."""
     difference: float
-    libraries: Mapping[str, str]
+    """Of its outputs and gradients from the reference's, relative, the worst."""
+    libraries: dict[str, str]
+    """CUDA libraries that jax has loaded or would load, with versions."""
     sums: bool | None
+    """Whether a sum over all local devices is right: over NCCL, on GPUs; None for a single device."""
 
 
 def doctor() -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llama3_jax.commands.doctor import Findings
 from llama3_jax.kernels.attention.choice import described
 from llama3_jax.kernels.attention.flash_attention import flash_attention
 from llama3_jax.kernels.attention.implementation import Implementation
@@ -24,20 +25,6 @@ HEADS, GROUP, HEAD_DIM, LENGTH = 2, 4, 128, 1024
 DTYPE = "bfloat16"
 MARKS = {Implementation.TPU: "tpu_custom_call", Implementation.HOPPER: "mosaic_gpu"}
 """What a kernel of ours is called in a compiled program."""
-
-
-@dataclass(frozen=True)
-class Findings:
-    attention: str
-    """What `auto` takes on this device for Llama's heads, and why it is not the kernel, where it is not."""
-    in_program: bool | None
-    """Whether the compiled program calls the kernel; None where `auto` takes none."""
-    difference: float
-    """Of its outputs and gradients from the reference's, relative, the worst."""
-    libraries: dict[str, str]
-    """CUDA libraries that jax has loaded or would load, with versions."""
-    sums: bool | None
-    """Whether a sum over all local devices is right: over NCCL, on GPUs; None for a single device."""
 
 
 def probe() -> Findings:

@@ -108,7 +108,7 @@ class HuggingFaceLayout:
     """That of the template that comes with Llama 3.1 at Hugging Face, and its defaults.
 
     A system message with two dates always comes first, contents are stripped, tools are described to the model, in the first
-    user message unless `tools_in_user_message` is false.
+    user message unless `tools_in_user_message` is false. What a message says beside its call is left out, as there.
     """
 
     date: str = "26 Jul 2024"

@@ -53,13 +53,12 @@ def attention(
     Args: interpret: `plgpu.InterpretGPUParams` to run on a CPU.
     Raises: ValueError for tiles, head dims or dtypes that the kernels are not written for.
     """
-    (B, S, N, H), (_, T, K, _) = q_BSNH.shape, k_BTKH.shape
+    (B, S, N, H), K = q_BSNH.shape, k_BTKH.shape[2]
     if blocks != (TILE, TILE):
         raise ValueError(f"tiles of {blocks.queries} x {blocks.keys}; the kernels for Hopper have {TILE} x {TILE}")
     if H not in (64, 128) or q_BSNH.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"head_dim={H}, {q_BSNH.dtype}; the kernels for Hopper take 64 or 128, in bfloat16 or float16")
-    edges_EP = edges(IntervalMask(*(side_IP.T[None] for side_IP in flat_bounds(mask, blocks, T))))[:, 0]
-    out_PX = _attend(Setting(N // K, H, interpret), _rows(q_BSNH), _rows(k_BTKH), _rows(v_BTKH), edges_EP, schedule)
+    out_PX = _attend(Setting(N // K, H, interpret), *_arguments(q_BSNH, k_BTKH, v_BTKH, mask), schedule)
     return out_PX.reshape(B, rounded(S, TILE), N, H)[:, :S]
 
 
@@ -67,11 +66,9 @@ def count_visits(
     q_BSNH: Array, k_BTKH: Array, v_BTKH: Array, mask: IntervalMask, schedule: BlockSchedule, *, interpret: Any
 ) -> Counted:
     """The visits that each kernel makes, told by the kernels themselves."""
-    T, K = k_BTKH.shape[1:3]
-    G = q_BSNH.shape[2] // K
+    G = q_BSNH.shape[2] // k_BTKH.shape[2]
     setting = Setting(G, q_BSNH.shape[3], interpret, count=True)
-    q_PX, k_UX, v_UX = _rows(q_BSNH), _rows(k_BTKH), _rows(v_BTKH)
-    edges_EP = edges(IntervalMask(*(side_IP.T[None] for side_IP in flat_bounds(mask, BlockSizes(TILE, TILE), T))))[:, 0]
+    q_PX, k_UX, v_UX, edges_EP = _arguments(q_BSNH, k_BTKH, v_BTKH, mask)
     out_PX, lse_NP, forward_NLW = forward(setting, q_PX, k_UX, v_UX, edges_EP, schedule.by_query)
     inputs = (q_PX, k_UX, v_UX, out_PX, jnp.stack([lse_NP, lse_NP], axis=1), edges_EP)
     *_, query_NLW = query_gradient(setting, *inputs, schedule.by_query)
@@ -100,6 +97,12 @@ def _backward(setting, saved, out_bar_PX):
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _arguments(q_BSNH: Array, k_BTKH: Array, v_BTKH: Array, mask: IntervalMask) -> tuple[Array, Array, Array, Array]:
+    bounds_IP = flat_bounds(mask, BlockSizes(TILE, TILE), k_BTKH.shape[1])
+    edges_E1P = edges(IntervalMask(*(side_IP.T[None] for side_IP in bounds_IP)))
+    return _rows(q_BSNH), _rows(k_BTKH), _rows(v_BTKH), edges_E1P[:, 0]
 
 
 def _rows(x_BSNH: Array) -> Array:

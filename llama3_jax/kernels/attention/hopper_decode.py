@@ -34,7 +34,7 @@ from llama3_jax.kernels.attention.hopper_parts import (
 )
 from llama3_jax.kernels.attention.mask import IntervalMask
 from llama3_jax.kernels.attention.reference import HIDDEN
-from llama3_jax.kernels.attention.rows import edges, seen_range
+from llama3_jax.kernels.attention.rows import edges, queries_of_rows, rows_of_queries, seen_range
 
 STEP = 64
 """Keys taken at a time."""
@@ -66,8 +66,6 @@ def attention(
     wanted, kept = -(-FILL // (R * K)), -(-S * G // 8) * 8
     length = max(SHORTEST, -(-M * C // wanted // STEP) * STEP)
     J = -(-M * C // length)
-    q_RKWH = q_RSNH.reshape(R, S, K, G, H).transpose(0, 2, 1, 3, 4).reshape(R, K, S * G, H)
-    q_RKWH = jnp.pad(q_RKWH, ((0, 0), (0, 0), (0, ROWS - S * G), (0, 0)))
     edges_ERW = jnp.pad(jnp.repeat(edges(mask), G, axis=2), ((0, 0), (0, 0), (0, ROWS - S * G)))
     first_R, end_R = seen_range(mask)
     dtype, part = q_RSNH.dtype, min(C, STEP)
@@ -88,13 +86,13 @@ def attention(
         scratch_types=scratch, compiler_params=plgpu.CompilerParams(approx_math=True),
         **({"interpret": interpret} if interpret else {}),
     )(
-        q_RKWH, k_LPCX.reshape(-1, X), v_LPCX.reshape(-1, X), edges_ERW, table_RM.reshape(-1),
+        rows_of_queries(q_RSNH, K, ROWS), k_LPCX.reshape(-1, X), v_LPCX.reshape(-1, X), edges_ERW, table_RM.reshape(-1),
         first_R, end_R, layer.reshape(1),
     )  # fmt: skip
     top_RKW = jnp.max(lse_JRKW, axis=0)
     weight_JRKW = jnp.exp2(lse_JRKW - top_RKW)[..., : S * G]
     out_RKWH = jnp.einsum("jrkw,jrkwh->rkwh", weight_JRKW, out_JRKWH[..., : S * G, :]) / jnp.sum(weight_JRKW, axis=0)[..., None]
-    return out_RKWH.reshape(R, K, S, G, H).transpose(0, 2, 1, 3, 4).reshape(R, S, N, H).astype(q_RSNH.dtype)
+    return queries_of_rows(out_RKWH, S, N).astype(q_RSNH.dtype)
 
 
 def _kernel(

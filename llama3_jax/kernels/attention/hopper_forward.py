@@ -29,7 +29,7 @@ from llama3_jax.kernels.attention.hopper_parts import (
     own,
     store,
     stream,
-)  # fmt: skip
+)
 from llama3_jax.kernels.attention.reference import HIDDEN
 from llama3_jax.kernels.attention.schedule import Visits, unpack
 

@@ -40,5 +40,20 @@ def seen_range(mask: IntervalMask) -> tuple[Array, Array]:
     return jnp.min(jnp.where(sees_BSI, mask.start_BSI, end_B[:, None, None]), axis=(1, 2)), end_B
 
 
+def rows_of_queries(q_RSNH: Array, num_kv_heads: int, num_rows: int) -> Array:
+    """[R, K, W, H]: the queries of all heads of a group as rows beside their key/value head, filled up to `num_rows`."""
+    R, S, N, H = q_RSNH.shape
+    q_RKWH = q_RSNH.reshape(R, S, num_kv_heads, -1, H).transpose(0, 2, 1, 3, 4).reshape(R, num_kv_heads, -1, H)
+    return jnp.pad(q_RKWH, ((0, 0), (0, 0), (0, num_rows - q_RKWH.shape[2]), (0, 0)))
+
+
+def queries_of_rows(out_RKWH: Array, num_queries: int, num_heads: int) -> Array:
+    """[R, S, N, H] of what came of `rows_of_queries`."""
+    R, K, _, H = out_RKWH.shape
+    G = num_heads // K
+    out_RKSGH = out_RKWH[:, :, : num_queries * G].reshape(R, K, num_queries, G, H)
+    return out_RKSGH.transpose(0, 2, 1, 3, 4).reshape(R, num_queries, num_heads, H)
+
+
 def rounded(size: int, block: int) -> int:
     return size + -size % block

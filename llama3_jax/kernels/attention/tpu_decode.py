@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from llama3_jax.kernels.attention.mask import IntervalMask
 from llama3_jax.kernels.attention.reference import HIDDEN
-from llama3_jax.kernels.attention.rows import edges, rounded, seen_range
+from llama3_jax.kernels.attention.rows import edges, queries_of_rows, rounded, rows_of_queries, seen_range
 
 STEP = 256
 """Keys taken at a time."""
@@ -34,9 +34,8 @@ def attention(q_RSNH: Array, k_LPCX: Array, v_LPCX: Array, layer: Array, table_R
     L, P, C, X = k_LPCX.shape
     K, G = X // H, N // (X // H)
     W = rounded(S * G, SUBLANES)
-    rows_of_queries = ((0, 0), (0, 0), (0, W - S * G), (0, 0))
-    q_RKWH = jnp.pad(q_RSNH.reshape(R, S, K, G, H).transpose(0, 2, 1, 3, 4).reshape(R, K, S * G, H), rows_of_queries)
-    edges_RWE = jnp.pad(jnp.repeat(jnp.moveaxis(edges(mask), 0, 2), G, axis=1), rows_of_queries[1:])
+    q_RKWH = rows_of_queries(q_RSNH, K, W)
+    edges_RWE = jnp.pad(jnp.repeat(jnp.moveaxis(edges(mask), 0, 2), G, axis=1), ((0, 0), (0, W - S * G), (0, 0)))
     first_R, end_R = seen_range(mask)
     pages = table_RM + layer * P
     staging = pltpu.VMEM((2, STEP, X), k_LPCX.dtype)
@@ -56,7 +55,7 @@ def attention(q_RSNH: Array, k_LPCX: Array, v_LPCX: Array, layer: Array, table_R
         ),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
     )(pages, first_R, end_R, q_RKWH, edges_RWE, k_LPCX.reshape(L * P, C, X), v_LPCX.reshape(L * P, C, X))  # fmt: skip
-    return out_RKWH[:, :, : S * G].reshape(R, K, S, G, H).transpose(0, 2, 1, 3, 4).reshape(R, S, N, H)
+    return queries_of_rows(out_RKWH, S, N)
 
 
 def _kernel(
