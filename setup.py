@@ -18,13 +18,19 @@ setup(
     # configs/ at the top level is shipped as llama3_jax/configs: data only, no Python in it
     packages=[*find_packages(include=["llama3_jax", "llama3_jax.*"]), "llama3_jax.configs"],
     package_dir={"llama3_jax.configs": "configs"},
-    package_data={"llama3_jax.configs": ["*.yaml"], "llama3_jax.kernels.attention": ["*.json"]},
+    package_data={
+        "llama3_jax.configs": ["*.yaml"],
+        "llama3_jax.kernels.attention": ["*.json"],
+        "llama3_jax.tokenizer": ["*.jinja"],
+    },
     entry_points={"console_scripts": ["llama3 = llama3_jax.commands.main:main"]},
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "tensorstore>=0.1.72",  # below Orbax: its arrays in pieces
+        "ml_dtypes>=0.5",
         "grain>=0.2.18",
         "array_record>=0.8.6",
         "etils[epath]>=1.9",

@@ -35,7 +35,7 @@ def test_the_train_commands_of_the_readme_are_understood(capsys):
 def test_data_files_of_the_package_are_installed_with_it():
     setup, package = (ROOT / "setup.py").read_text(), ROOT / "llama3_jax"
     data = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
-    assert [path.name for path in data] == ["block_sizes.json"]
+    assert sorted(path.name for path in data) == ["block_sizes.json", "chat_template.jinja"]
     for path in data:
         room = ".".join(path.parent.relative_to(ROOT).parts)
         assert f'"{room}": ["*{path.suffix}"]' in setup, path

@@ -14,6 +14,7 @@ import numpy as np
 import tiktoken
 from etils import epath
 
+from llama3_jax.tokenizer.hugging_face import read_tokens
 from llama3_jax.tokenizer.object_store import located, store_errors
 from llama3_jax.tokenizer.special_tokens import (
     BEGIN_OF_TEXT,
@@ -76,11 +77,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads a tiktoken file, here or on an object store: `base64(token) rank` lines, ranks 0, 1, 2, ... in order.
+        """Reads a tiktoken file, here or on an object store: `base64(token) rank` lines, ranks 0, 1, 2, ... in order; or
+        the `tokenizer.json` of a Llama 3 at Hugging Face.
 
         Raises: FileNotFoundError, OSError; ValueError naming the file, the line and what is right there.
         """
         path = located(path)
+        if path.name.endswith(".json"):
+            return cls(read_tokens(path, SPLIT_PATTERN))
         with store_errors(path):
             if not path.is_file():
                 raise FileNotFoundError(f"no tokenizer at {path}: give the `tokenizer.model` of a Llama 3 release, or train one")
