@@ -55,10 +55,13 @@ def listing(directory: str | os.PathLike) -> Iterator[str]:
             yield f"{each.step:>10,}  {each.problem}"
             continue
         meta, size = each.manifest.meta, sum(size for size, _ in each.manifest.files.values())
-        cursor, phases = meta["cursor"], meta["run"]["phases"]
+        if "run" in meta:
+            cursor = meta["cursor"]
+            tokens, stage = f"{cursor['tokens']:,}", f"{meta['run']['phases'][cursor['phase']]['name']}/{cursor['stage']}"
+        else:
+            tokens, stage = "-", f"converted from {meta['made_from']['weights']}"
         yield (
-            f"{each.step:>10,}{cursor['tokens']:>18,}{size / MIB:>10,.1f} MiB{meta['averaged']:>10}  "
-            f"{config_hash(each.manifest):14}{phases[cursor['phase']]['name']}/{cursor['stage']}"
+            f"{each.step:>10,}{tokens:>18}{size / MIB:>10,.1f} MiB{meta['averaged']:>10}  {config_hash(each.manifest):14}{stage}"
         )
     for name in place_at(checkpoints_of(directory)).leftovers():
         yield f"{name}: {'being written' if name.endswith(PARTIAL) else 'being deleted'}, or left by a killed process"
@@ -77,6 +80,6 @@ def verdicts(directory: str | os.PathLike) -> tuple[list[str], bool]:
 
 
 def config_hash(manifest: Manifest) -> str:
-    """Twelve characters that are the same for checkpoints of the same run file."""
-    return hashlib.sha256(json.dumps(manifest.meta["run"], sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve characters that are the same for checkpoints of the same run file; of converted weights, of the same model."""
+    return hashlib.sha256(json.dumps(manifest.meta.get("run", manifest.meta["model"]), sort_keys=True).encode()).hexdigest()[:12]
 

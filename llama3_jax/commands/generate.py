@@ -1,4 +1,4 @@
-"""`llama3 generate`: text from the model of a run directory."""
+"""`llama3 generate`: text from the model of a run directory, or from weights in any format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def generate(
     seed: int = 0,
     step: int | None = None,
 ) -> list[str]:
-    """The continuation of each prompt by the newest checkpoint (or the one of `step`), its average if it has one.
+    """The continuation of each prompt by the newest checkpoint (or the one of `step`), its average if it has one; or by
+    weights in Hugging Face's or Meta's format.
 
     Raises: FileNotFoundError if there is no such run or checkpoint; ValueError for a damaged or foreign checkpoint, an
     empty list of prompts, or a prompt longer than the context.
@@ -34,17 +35,15 @@ def generate(
         raise ValueError("no prompt was given; use --prompt TEXT or --prompt-file FILE (prompts=[...] in Python)")
     directory = located(run_directory)
     if not directory.is_dir():
-        raise FileNotFoundError(f"no run directory at {directory}; give the directory that `llama3 train` printed")
+        raise FileNotFoundError(f"no directory at {directory}; give a run directory, or one of weights")
 
     import jax
 
-    from llama3_jax.commands.run_directory import TOKENIZER
     from llama3_jax.commands.trained import load_trained
     from llama3_jax.generate.generate import generate as generate_tokens
-    from llama3_jax.tokenizer.bpe import Tokenizer
 
-    tokenizer = Tokenizer.load(directory / TOKENIZER)
-    trained = load_trained(directory, tokenizer, step=step)
+    trained = load_trained(directory, step=step)
+    tokenizer = trained.tokenizer
     encoded = [tokenizer.encode(prompt, bos=True) for prompt in prompts]
     room = trained.model.cfg.longest_sequence - max(map(len, encoded))
     with jax.set_mesh(trained.mesh):

@@ -40,7 +40,8 @@ says that it is complete.
   llama3 train llama3_8b --print-config                                every value, and where it came from
   JAX_NUM_CPU_DEVICES=8 llama3 train quickstart name=mesh mesh.data=2 mesh.model=2      on an emulated mesh"""
 
-GENERATE = """Continues prompts with the newest checkpoint of a run directory (the average, once annealing has one).
+GENERATE = """Continues prompts with the newest checkpoint of a run directory (the average, once annealing has one), or with
+weights in Hugging Face's or Meta's format.
 
   llama3 generate runs/quickstart --prompt "import "
   llama3 generate runs/quickstart --prompt-file question.txt --temperature 0 --max-new-tokens 200"""
@@ -61,6 +62,15 @@ TOKENIZER = """Learns a vocabulary, adds to one what other languages need, and t
   llama3 tokenizer compare --ranks en.model all.model --texts german.txt korean.txt --plot compression.png
 
 `extend` gives every piece of the --keep texts the ids that it had, but for words in scripts that they only quote."""
+
+CONVERT = """Weights from Hugging Face's format (safetensors), Meta's (consolidated.NN.pth) or ours into another of the three,
+with config and tokenizer. Every tensor is read and found finite before the first is written. Stopped, it goes on where it was.
+
+  llama3 convert Meta-Llama-3.1-8B/ llama3_8b/ --to native          then: llama3 generate llama3_8b --prompt "Hello"
+  llama3 convert runs/quickstart quickstart-hf/ --to hugging_face --dtype bfloat16
+  llama3 convert llama3_70b/ Llama-70B/ --to meta --shards 8
+  llama3 convert Llama-405B-MP16/ llama3_405b/ --to native --kv-heads 8        heads that are stored twice, once
+  llama3 convert Llama3.2-1B/ 1b/ --to hugging_face rope_scaling.factor=32     what Meta's files do not say"""
 
 BENCH = """train: measures our training step on this machine, round by round beside a bare jax step and, where they are
 installed, transformers on torch: tokens/s, share of the machine's own matmul peak, seconds to compile, memory by remat policy.
@@ -152,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0")
 
     generate = command("generate", "continue prompts with a trained model", GENERATE, _generate)
-    generate.add_argument("run_directory", metavar="RUN_DIR")
+    generate.add_argument("run_directory", metavar="DIR", help="a run directory, or weights of any format")
     generate.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
     generate.add_argument("--prompt-file", action="append", default=[], metavar="FILE", help="UTF-8 text; several times too")
     generate.add_argument("--max-new-tokens", type=int, default=None, help="default: 128, or what the context has room for")
@@ -179,6 +189,17 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer.add_argument("--keep", nargs="+", metavar="PATH", help="extend: texts whose ids must stay as they are")
     tokenizer.add_argument("--ranks", nargs="+", metavar="FILE", help="compare: rank files")
     tokenizer.add_argument("--plot", metavar="PNG", help="compare: characters per token as a picture")
+
+    convert = command("convert", "weights from and to Hugging Face's and Meta's formats", CONVERT, _convert)
+    convert.add_argument("source", metavar="FROM", help="weights of any format, or a run directory")
+    convert.add_argument("out", metavar="OUT", help="a new directory")
+    convert.add_argument("overrides", nargs="*", metavar="a.b=c", help="context_length, rope_theta, rope_scaling, norm_eps")
+    convert.add_argument("--to", required=True, choices=["native", "hugging_face", "meta"])
+    convert.add_argument("--dtype", metavar="DTYPE", help="bfloat16, float16 or float32 (default: as each tensor is)")
+    convert.add_argument("--shards", type=int, metavar="N", help="files (default: one of Meta's; Hugging Face's of 5 GB)")
+    convert.add_argument("--kv-heads", type=int, metavar="N", help="key/value heads (default: as they are)")
+    convert.add_argument("--tokenizer", metavar="FILE", help="rank file or tokenizer.json, where FROM has none")
+    convert.add_argument("--step", type=int, metavar="N", help="of a run's checkpoint (default: the newest)")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
     bench.add_argument("what", choices=["train", "attention", "decode", "loss", "data"], help="what is measured")
@@ -247,6 +268,17 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     return 0 if sound else 1
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.convert import convert
+
+    out = convert(
+        arguments.source, arguments.out, arguments.to, arguments.overrides, dtype=arguments.dtype, shards=arguments.shards,
+        kv_heads=arguments.kv_heads, tokenizer=arguments.tokenizer, step=arguments.step,
+    )  # fmt: skip
+    print(f'written: {out}\ntry it: llama3 generate {out} --prompt "Hello"')
+    return 0
 
 
 def _tokenizer(arguments: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ def pretrain(run: TrainRun, directory: Path, say: Log, preemption: Preemption, g
         store = _store(run, directory)
         resume = _begin(store, recipe, meta, say)
         first = resume[1].step if resume else 0
-        begin = initial_model(None if resume else run.init_from, data.tokenizer.fingerprint, say)
+        begin = initial_model(None if resume else run.init_from, run.first_model, data.tokenizer.fingerprint, say)
         preemption.saving = lambda: store.saving
         peak = processes.of_first("peak", lambda: matmul_flops_per_s(run.precision))
         for line in summary.before(run, recipe, data, mesh, peak):

@@ -55,7 +55,8 @@ class TrainRun:
     model: ModelConfig
     phases: tuple[Phase, ...]
     init_from: str | None = None
-    """Run directory, exported weights or a checkpoint of either, whose parameters a new run begins with; null draws them."""
+    """Run directory, exported weights, a checkpoint of either, or a directory of Hugging Face's or Meta's, whose parameters a
+    new run begins with; null draws them."""
     optimizer: AdamW
     precision: Precision
     attention: Implementation = Implementation.AUTO
@@ -110,6 +111,11 @@ class TrainRun:
     def meshes(self) -> tuple[MeshConfig, ...]:
         """The mesh of each phase."""
         return tuple(mesh for _, _, _, mesh in self._placed())
+
+    @property
+    def first_model(self) -> ModelConfig:
+        """The architecture of the first phase."""
+        return next(model for _, _, model, _ in self._placed())
 
     def _placed(self) -> Iterator[tuple[int, Phase, ModelConfig, MeshConfig]]:
         """Each phase with the architecture and the mesh it runs with."""

@@ -25,8 +25,12 @@ def first_step(directory):
     return next(record for record in read_metrics(directory / "metrics.jsonl") if record.get("step") == 1)
 
 
+SCALED = "model.rope_scaling={factor: 4, original_context_length: 32}"
+"""As in the last phase of the teacher's run."""
+
+
 def begin(run_file, name, *overrides):
-    return commands.train(run_file, [f"name={name}", *SHORT, *overrides], runs=run_file.parent / "runs").directory
+    return commands.train(run_file, [f"name={name}", *SHORT, SCALED, *overrides], runs=run_file.parent / "runs").directory
 
 
 def test_a_run_begins_with_the_weights_of_another(run_file, teacher, capsys):
@@ -40,10 +44,8 @@ def test_a_run_begins_with_the_weights_of_another(run_file, teacher, capsys):
     assert first_step(student)["loss"] == first_step(exported)["loss"] < first_step(teacher)["loss"] - 0.5
     one = begin(run_file, "one", f"init_from={teacher}/checkpoints/00000025", vocabulary)
     assert first_step(one)["loss"] != first_step(student)["loss"]
-    said = capsys.readouterr().out
-    assert "they were trained in a model of\n  rope_scaling: {factor: 4" in said, "the last phase of the teacher's has it"
     capsys.readouterr()
-    commands.train(run_file, ["name=student", *SHORT, f"init_from={teacher}", vocabulary], runs=run_file.parent / "runs")
+    begin(run_file, "student", f"init_from={teacher}", vocabulary)
     assert "parameters begin" not in capsys.readouterr().out, "a run that goes on has its own"
 
 
@@ -65,6 +67,8 @@ def test_nothing_but_the_weights_is_taken(run_file, teacher):
         ("init_from=nowhere", "init_from=nowhere is no checkpoint, and has none"),
         ("model.ffw_dim=48", r"w_gate is \[2, 32, 64\], expected \[2, 32, 48\]"),
         ("model.num_layers=3", r"w_gate is \[2, 32, 64\], expected \[3, 32, 64\]"),
+        ("model.rope_scaling=null", r"trained otherwise than this run would use it.*\n  rope_scaling: {factor: 4"),
+        ("model.rope_theta=10000", r"trained otherwise.*\n  rope_theta: 500000.0 -> 10000"),
         ("data.tokenizer_path=null", "another tokenizer than this run's.*data.tokenizer_path="),
     ],
 )
