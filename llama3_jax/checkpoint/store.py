@@ -8,6 +8,7 @@ that its devices hold; the first one does the rest when all have written.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -34,6 +35,12 @@ SPACE_MARGIN = 1.1
 """Free bytes wanted before a save, relative to the bytes of the arrays."""
 
 
+PIECE_BYTES = 2**26
+"""What is stored in one piece is read in one: a layer must not take the memory of all (see `formats.native`)."""
+LAYER_BYTES = 2**20
+"""Of a layer on one device: from here on each is a piece of its own."""
+
+
 class CheckpointStore:
     """Saves and finds the checkpoints below one directory, which may be a URL (gs://)."""
 
@@ -58,7 +65,8 @@ class CheckpointStore:
             self._place.begin(step)
         self._writer = self._writer or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
-            self._writer.save(self._place.writing(step) / ARRAYS, args=ocp.args.PyTreeSave(arrays))
+            in_pieces = {name: _in_pieces(leaf) for name, leaf in arrays.items()}
+            self._writer.save(self._place.writing(step) / ARRAYS, args=ocp.args.PyTreeSave(arrays, save_args=in_pieces))
         except Exception as failure:  # whatever class the writer has for a disk that fails
             raise self._not_written(failure) from failure
         described = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in arrays.items()}
@@ -173,3 +181,12 @@ class CheckpointStore:
         except ValueError:
             return False
         return True
+
+
+def _in_pieces(leaf: jax.Array) -> ocp.SaveArgs:
+    """How what a device holds of an array is divided: by its first dim, the layers of a stacked one, or as small as wanted."""
+    shape = leaf.sharding.shard_shape(leaf.shape) if isinstance(leaf, jax.Array) else leaf.shape
+    size = math.prod(shape) * leaf.dtype.itemsize
+    if size <= PIECE_BYTES:
+        return ocp.SaveArgs()
+    return ocp.SaveArgs(chunk_byte_size=PIECE_BYTES, shard_axes=(0,) if size // shape[0] >= LAYER_BYTES else ())
