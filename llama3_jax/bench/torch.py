@@ -10,6 +10,9 @@ import jax
 import numpy as np
 
 from llama3_jax.batches.batch import Batch
+from llama3_jax.checkpoint.formats.hugging_face import config_of
+from llama3_jax.checkpoint.formats.table import Tensor, tensors
+from llama3_jax.checkpoint.tree import flatten
 from llama3_jax.model.precision import Precision
 from llama3_jax.model.transformer import Transformer
 from llama3_jax.train.adamw import AdamW
@@ -79,21 +82,8 @@ def hugging_face(model: Transformer, attention: str):
     import transformers
 
     cfg = model.cfg
-    rope = {"rope_type": "default", "rope_theta": cfg.rope_theta}
-    if (scaling := cfg.rope_scaling) is not None:
-        rope |= {
-            "rope_type": "llama3", "factor": scaling.factor, "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_context_length,
-        }  # fmt: skip
-    theirs = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=cfg.vocab_size, hidden_size=cfg.model_dim, intermediate_size=cfg.ffw_dim,
-            num_hidden_layers=cfg.num_layers, num_attention_heads=cfg.num_heads, num_key_value_heads=cfg.num_kv_heads,
-            head_dim=cfg.head_dim, max_position_embeddings=cfg.longest_sequence, rms_norm_eps=cfg.norm_eps,
-            rope_parameters=rope, tie_word_embeddings=cfg.tie_embeddings, attn_implementation=attention,
-        )
-    ).float()  # fmt: skip
+    config = transformers.LlamaConfig(**config_of(cfg, "float32", {}), attn_implementation=attention)
+    theirs = transformers.LlamaForCausalLM(config).float()
     state = {name: torch.from_numpy(value.copy()) for name, value in in_their_layout(model).items()}
     if cfg.tie_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
@@ -103,25 +93,10 @@ def hugging_face(model: Transformer, attention: str):
 
 def in_their_layout(tree: Transformer) -> dict[str, np.ndarray]:
     """Parameters, or their gradients, under Hugging Face's names: a matrix is [out, in], and each layer is apart."""
-    cfg, attention, ffw = tree.cfg, tree.blocks.attention, tree.blocks.feed_forward
+    named = flatten(tree)
 
-    def into_heads(leaf, layer):
-        return np.asarray(leaf[layer]).reshape(cfg.model_dim, -1).T
+    def ours(tensor: Tensor) -> np.ndarray:
+        stacked = named[tensor.weight.ours]
+        return np.asarray(stacked if tensor.layer is None else stacked[tensor.layer])
 
-    named = {"model.embed_tokens.weight": np.asarray(tree.embedding[...]), "model.norm.weight": np.asarray(tree.final_norm[...])}
-    if tree.head is not None:
-        named["lm_head.weight"] = np.asarray(tree.head[...]).T
-    for layer in range(cfg.num_layers):
-        of = {
-            "input_layernorm": np.asarray(tree.blocks.attention_norm[layer]),
-            "post_attention_layernorm": np.asarray(tree.blocks.ffw_norm[layer]),
-            "self_attn.q_proj": into_heads(attention.w_q, layer),
-            "self_attn.k_proj": into_heads(attention.w_k, layer),
-            "self_attn.v_proj": into_heads(attention.w_v, layer),
-            "self_attn.o_proj": np.asarray(attention.w_o[layer]).reshape(-1, cfg.model_dim).T,
-            "mlp.gate_proj": np.asarray(ffw.w_gate[layer]).T,
-            "mlp.up_proj": np.asarray(ffw.w_up[layer]).T,
-            "mlp.down_proj": np.asarray(ffw.w_down[layer]).T,
-        }
-        named |= {f"model.layers.{layer}.{name}.weight": value for name, value in of.items()}
-    return named
+    return {tensor.hugging_face: tensor.to_theirs(ours(tensor)) for tensor in tensors(tree.cfg)}
