@@ -2,8 +2,9 @@
 
 Section 3.2: 28,000 tokens on top of 100,000 support other languages better and leave English as it was. How is not printed;
 this is ours. New merges begin where the old ranks end, so they join what the old merges leave. A merge is not learnt if it joins
-two tokens that stand side by side in a piece of protected text, nor if it makes such a piece: every protected piece then keeps
-its ids. `changed` counts on any text which do not.
+two tokens that stand side by side in a piece of protected text: every protected piece then keeps its ids. Nor can it become one
+token that was learnt inside another word, since between two tokens it is cut as it is alone. `changed` counts on any text which
+do not.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ def extend(base: Sequence[bytes], words: Mapping[str, int], protected: Collectio
     """
     encode = _encoder(base)
     merging = _Merging(base, [(encode(word), count) for word, count in sorted(words.items())])
-    kept_pairs, kept_pieces = set(), {piece.encode() for piece in protected}
+    kept_pairs: set[Pair] = set()
     for piece in protected:
         ids = encode(piece)
         kept_pairs.update(zip(ids, ids[1:], strict=False))
     for pair in merging.most_frequent():
         if len(merging.tokens) == len(base) + num_new:
             break
-        if pair not in kept_pairs and merging.joined(pair) not in kept_pieces:
+        if pair not in kept_pairs:
             merging.merge(pair)
     if len(merging.tokens) < len(base) + num_new:
         raise ValueError(
@@ -72,7 +73,7 @@ class _Merging:
         self._heap = [self._entry(pair) for pair in self._pairs]
         heapq.heapify(self._heap)
 
-    def joined(self, pair: Pair) -> bytes:
+    def _joined(self, pair: Pair) -> bytes:
         return self.tokens[pair[0]] + self.tokens[pair[1]]
 
     def most_frequent(self) -> Iterator[Pair]:
@@ -91,7 +92,7 @@ class _Merging:
         self._replace(pair, len(self.tokens))
 
     def _replace(self, pair: Pair, number: int) -> None:
-        token = self.joined(pair)
+        token = self._joined(pair)
         if number == len(self.tokens):
             self.tokens.append(token)
             self._known[token] = number
@@ -106,7 +107,7 @@ class _Merging:
                 self._pairs.pop(each, None)
                 self._places.pop(each, None)
         for each in sorted(touched & self._pairs.keys()):
-            if each in self._pairs and (known := self._known.get(self.joined(each))) is not None:
+            if each in self._pairs and (known := self._known.get(self._joined(each))) is not None:
                 self._replace(each, known)
             elif each in self._pairs:
                 heapq.heappush(self._heap, self._entry(each))
@@ -119,7 +120,7 @@ class _Merging:
                 touched.add(pair)
 
     def _entry(self, pair: Pair) -> tuple[int, bytes, Pair]:
-        return -self._pairs[pair], self.joined(pair), pair
+        return -self._pairs[pair], self._joined(pair), pair
 
 
 def _replaced(ids: list[int], pair: Pair, number: int) -> list[int]:
