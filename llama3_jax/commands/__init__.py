@@ -13,12 +13,13 @@ from llama3_jax.commands.bench import bench_train
 from llama3_jax.commands.bench_attention import bench_attention
 from llama3_jax.commands.bench_data import bench_data
 from llama3_jax.commands.bench_loss import bench_loss
+from llama3_jax.commands.bench_tokenizer import bench_tokenizer
 from llama3_jax.commands.convert import convert
 from llama3_jax.commands.export import average_checkpoints, export_weights
 from llama3_jax.commands.generate import generate
 from llama3_jax.commands.train import compose, train
 
 __all__ = [
-    "average_checkpoints", "bench_attention", "bench_data", "bench_loss", "bench_train", "compose", "convert",
+    "average_checkpoints", "bench_attention", "bench_data", "bench_loss", "bench_tokenizer", "bench_train", "compose", "convert",
     "export_weights", "generate", "train",
 ]  # fmt: skip

@@ -79,6 +79,7 @@ decode: measures attention of one new token of each request against its pages, b
 loss: measures the loss over the vocabulary, value and gradients, beside the one that holds all logits.
 data: measures how fast token shards become batches, beside a plain Grain pipeline and a packing loop as torchtitan writes it;
 and what each packing policy pads, drops and cuts.
+tokenizer: measures how fast texts become token shards, beside tiktoken's own batch encoding.
 
   llama3 bench train                                              58M parameters, rows of one document
   llama3 bench train bench_packed                                 rows of many documents, cut anew in every batch
@@ -86,6 +87,7 @@ and what each packing policy pads, drops and cuts.
   llama3 bench attention                                          each implementation that runs here beside the library's
   llama3 bench attention bench_attention_h100                     the heads of 8B and 1B, beside cuDNN
   llama3 bench decode                                             keys and values on pages
+  llama3 bench tokenizer                                          Python's documentation and library
   llama3 bench data                                               random documents
   llama3 bench data 'shards=[corpus/*.arrayrecord]'               your own
   JAX_NUM_CPU_DEVICES=4 llama3 bench train mesh.data=2 mesh.model=2"""
@@ -202,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--step", type=int, metavar="N", help="of a run's checkpoint (default: the newest)")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
-    bench.add_argument("what", choices=["train", "attention", "decode", "loss", "data"], help="what is measured")
+    bench.add_argument("what", choices=["train", "attention", "decode", "loss", "data", "tokenizer"], help="what is measured")
     bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: the published one")
     bench.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
     bench.add_argument("--tune", action="store_true", help="attention: measure tile sizes and keep the fastest in the table")
@@ -312,6 +314,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from llama3_jax.commands.bench_decode import DecodeBench, report_decode
     from llama3_jax.commands.bench_loss import LossBench, report_loss
     from llama3_jax.commands.bench_run import BenchRun
+    from llama3_jax.commands.bench_tokenizer import TokenizerBench, report_tokenizer
     from llama3_jax.config.load import load
 
     of_attention = [name for name in ("tune", "predict") if getattr(arguments, name)]
@@ -321,6 +324,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         "train": (BenchRun, "bench_dense", lambda run: report(run_bench(run))),
         "data": (DataBench, "bench_data", lambda run: report_data(run_data_bench(run))),
         "loss": (LossBench, "bench_loss", report_loss),
+        "tokenizer": (TokenizerBench, "bench_tokenizer", report_tokenizer),
         "decode": (DecodeBench, "bench_decode", report_decode),
         "attention": (
             AttentionBench,

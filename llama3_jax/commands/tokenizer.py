@@ -82,7 +82,7 @@ def compression(texts: Paths, ranks: Paths) -> list[Compression]:
         counts: dict[str, Counter[str]] = {"": Counter()}
         for documents in _batches(read_documents([source])):
             contents = [document.text for document in documents]
-            tokens = {name: list(map(len, each.encode_batch(contents))) for name, each in tokenizers.items()}
+            tokens = {name: [ids.size for ids in each.encode_batch(contents)] for name, each in tokenizers.items()}
             for number, document in enumerate(documents):
                 text = document.text
                 count = Counter({"characters": len(text), "num_bytes": len(text.encode()), "words": len(text.split())})

@@ -9,19 +9,18 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from llama3_jax.curation.document import Document
 from llama3_jax.curation.files import find_files, read_documents
 from llama3_jax.curation.python_corpus import python_code, python_docs
 from llama3_jax.tokenizer.bpe import Tokenizer
-from llama3_jax.tokenizer.token_shard import TokenShard, TokenShardWriter
+from llama3_jax.tokenizer.token_shard import TokenShard
 from llama3_jax.tokenizer.train_bpe import save_ranks, train_bpe
+from llama3_jax.tokenizer.write_shards import write_shards
 
 TOKENIZER_SAMPLE_BYTES = 2**28
 """The tokenizer learns from at most so much training text, a pseudo-random sample of all sources together."""
@@ -30,7 +29,6 @@ _FORMAT_VERSION = 2
 _MARKER = "corpus.json"
 _TOKENIZER = "tokenizer.model"
 _SPLITS = ("train", "held_out")
-_ENCODE_DOCUMENTS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,20 +313,10 @@ def _write_split(
 ) -> dict[str, Any]:
     """Encodes a split into numbered shards; returns their names and counts, for the marker."""
     start = time.perf_counter()
-    encoded = _encode(documents, tokenizer)
-    names, num_tokens = [], 0
-    for ids in encoded:
-        names.append(f"{source}-{split}-{len(names):05d}.arrayrecord")
-        with TokenShardWriter(
-            directory / names[-1],
-            source=source,
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            vocab_size=tokenizer.vocab_size,
-        ) as shard:
-            shard.write(ids)
-            while shard.num_tokens < shard_tokens and (ids := next(encoded, None)) is not None:
-                shard.write(ids)
-            num_tokens += shard.num_tokens
+    names, num_tokens = write_shards(
+        (document.text for document in documents), directory, f"{source}-{split}", source=source, tokenizer=tokenizer,
+        shard_tokens=shard_tokens,
+    )  # fmt: skip
     counts = SplitCounts(documents=len(documents), bytes=sum(map(_num_bytes, documents)), tokens=num_tokens)
     characters_per_token = sum(len(document.text) for document in documents) / (num_tokens - 2 * len(documents))
     report(
@@ -336,13 +324,6 @@ def _write_split(
         f"tokens in {len(names)} shard(s), {characters_per_token:.2f} characters per token, {_since(start)}"
     )
     return {"shards": names, "counts": dataclasses.asdict(counts)}
-
-
-def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    documents = iter(documents)
-    while batch := list(itertools.islice(documents, _ENCODE_DOCUMENTS)):
-        for ids in tokenizer.encode_batch([document.text for document in batch], bos=True, eos=True):
-            yield np.array(ids, np.uint32)
 
 
 def _num_bytes(document: Document) -> int:

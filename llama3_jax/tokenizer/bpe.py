@@ -3,10 +3,13 @@
 import base64
 import binascii
 import hashlib
+import os
 import re
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +34,10 @@ SPLIT_PATTERN = (
 )
 """Cuts text into the pieces inside which bytes merge; byte for byte that of Meta's `tokenizer.py`."""
 
+_TEXTS_AT_A_TIME = 16
+"""That a thread is given."""
+_BATCHES_AHEAD = 8
+"""For each thread: so that none waits while one has a long text."""
 _MAX_SLICE_CHARS = 400_000
 _MAX_RUN_CHARS = 25_000
 _LONG_RUN = re.compile(rf"(?<!\s)\s{{{_MAX_RUN_CHARS + 1},}}|(?<!\S)\S{{{_MAX_RUN_CHARS + 1},}}")
@@ -123,10 +130,29 @@ class Tokenizer:
 
     def encode_batch(
         self, texts: Iterable[str], *, bos: bool = False, eos: bool = False, num_threads: int | None = None
-    ) -> list[list[int]]:
-        """`encode` of every text, on threads (tiktoken releases the interpreter lock)."""
+    ) -> Iterator[np.ndarray]:
+        """`encode` of every text in turn, as uint32: on threads (tiktoken releases the interpreter lock), some texts ahead.
+
+        Args: num_threads: None for one on each core.
+        """
+        num_threads = num_threads or os.cpu_count() or 1
+        texts, waiting = iter(texts), deque()
+
+        def encoded(batch: list[str]) -> list[np.ndarray]:
+            return [self._array(text, bos, eos) for text in batch]
+
         with ThreadPoolExecutor(num_threads) as threads:
-            return list(threads.map(partial(self.encode, bos=bos, eos=eos), texts))
+            while batch := list(islice(texts, _TEXTS_AT_A_TIME)):
+                waiting.append(threads.submit(encoded, batch))
+                if len(waiting) > _BATCHES_AHEAD * num_threads:
+                    yield from waiting.popleft().result()
+            for each in waiting:
+                yield from each.result()
+
+    def _array(self, text: str, bos: bool, eos: bool) -> np.ndarray:
+        """As `encode`, without a Python number for each token, which takes a fifth of the time."""
+        ids = [_numbers(self._encoding, piece) for piece in _pieces(text)]
+        return np.frombuffer(b"".join([_id(self.bos_id) * bos, *ids, _id(self.eos_id) * eos]), np.uint32)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens appear by name, broken UTF-8 as U+FFFD.
@@ -149,6 +175,18 @@ class Tokenizer:
         if wrong.size:
             raise ValueError(f"token id {wrong[0]} is outside this tokenizer's 0..{self.vocab_size - 1}")
         return ids
+
+
+def _id(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
+
+
+def _numbers(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
+    """uint32 ids of ordinary text."""
+    try:
+        return encoding.encode_to_numpy(text, disallowed_special=())
+    except UnicodeEncodeError:  # a lone surrogate becomes U+FFFD, as in encode_ordinary
+        return encoding.encode_to_numpy(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), disallowed_special=())
 
 
 def _read_tokens(data: bytes, path: Path | epath.Path) -> list[bytes]:

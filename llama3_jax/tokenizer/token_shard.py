@@ -83,7 +83,7 @@ class TokenShardWriter:
         self._partial = _partial(self.path)
 
     def __enter__(self) -> Self:
-        self._records = ArrayRecordWriter(str(self._partial), "group_size:1")
+        self._records = ArrayRecordWriter(str(self._partial), "group_size:1,zstd:1")
         return self
 
     def write(self, ids: np.ndarray) -> None:

@@ -42,10 +42,11 @@ def test_any_text_comes_back(text):
 
 
 @settings(max_examples=50, deadline=None)
+@example(["a lone \ud800 surrogate", "a pair \ud83d\ude00"], True, True)
 @given(st.lists(TEXTS, max_size=6), st.booleans(), st.booleans())
 def test_a_batch_agrees_with_single_texts(texts, bos, eos):
     expected = [TOKENIZER.encode(text, bos=bos, eos=eos) for text in texts]
-    assert TOKENIZER.encode_batch(texts, bos=bos, eos=eos, num_threads=2) == expected
+    assert [ids.tolist() for ids in TOKENIZER.encode_batch(texts, bos=bos, eos=eos, num_threads=2)] == expected
 
 
 @settings(max_examples=200, deadline=None)

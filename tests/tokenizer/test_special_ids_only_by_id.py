@@ -68,3 +68,5 @@ def test_names_inside_any_text_are_text(text):
     ids = TOKENIZER.encode(text)
     assert all(token_id < NUM_RANKS for token_id in ids)
     assert TOKENIZER.decode_bytes(ids) == text.encode()
+    (batched,) = TOKENIZER.encode_batch([text])
+    assert batched.dtype == "uint32" and batched.tolist() == ids
