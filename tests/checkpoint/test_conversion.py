@@ -41,6 +41,23 @@ def test_a_round_through_all_formats_gives_the_same_bytes(name, tmp_path):
     assert [path.read_bytes() for path in sorted(back.iterdir())] == [path.read_bytes() for path in sorted(meta.iterdir())]
 
 
+@pytest.mark.parametrize("shards", [8, 16])
+def test_as_many_shards_as_the_large_releases_have(shards, tmp_path):
+    """70B lies in 8 files; 405B in 8, or in 16 with each of its 8 key/value heads twice."""
+    cfg = replace(LLAMA, num_heads=16, num_kv_heads=8, model_dim=64, vocab_size=304 + 256)
+    named = arrays(cfg)
+    meta = turned(write_hugging_face(tmp_path / "start", cfg, named, files=5), tmp_path / "meta", "meta", shards=shards)
+    assert len(list(meta.glob("consolidated.*.pth"))) == shards
+    last = read_archive(meta / f"consolidated.{shards - 1:02d}.pth")
+    assert last["layers.1.attention.wk.weight"].shape == (cfg.head_dim, 64) and last["norm.weight"].shape == (64,)
+    keys = named["model.layers.1.self_attn.k_proj.weight"][-cfg.head_dim :].reshape(2, 2, 64)  # the last head, halves
+    assert last["layers.1.attention.wk.weight"].read().tobytes() == keys.swapaxes(0, 1).tobytes(), "its pairs are side by side"
+    assert last["layers.1.feed_forward.w2.weight"].read().tobytes() == np.ascontiguousarray(
+        named["model.layers.1.mlp.down_proj.weight"][:, -(cfg.ffw_dim // shards) :]
+    ).tobytes()
+    assert same(read_safetensors(turned(meta, tmp_path / "end", "hugging_face")), named)
+
+
 @st.composite
 def architectures(draw):
     heads, kv_heads = draw(st.sampled_from([(4, 4), (4, 2), (6, 3), (8, 1)]))

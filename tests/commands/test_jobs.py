@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from io import StringIO
 
 import pytest
 from jobs import Job, write_short_run
 
 from llama3_jax.checkpoint.store import CheckpointStore
+from llama3_jax.commands.convert import convert
 from llama3_jax.train.journal import read_metrics
 from llama3_jax.train.preemption import EXIT_INTERRUPTED
 
@@ -184,3 +187,20 @@ def test_a_run_is_stopped_and_continued_over_any_numbers_of_processes(long_alone
             job.processes[-1].send_signal(signal.SIGTERM)
             assert job.wait(90) == [EXIT_INTERRUPTED] * number, job.said()
     assert_same_run(run(numbers[-1], run_file, place, *more).directory, long_alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["hugging_face", "meta"])
+def test_a_job_begins_with_the_weights_of_others(to, run_file, place, alone):
+    weights = convert(alone, place / to, to, shards=2, stream=StringIO())
+    more = [f"init_from={weights}", f"data.tokenizer_path={weights}/tokenizer.model", f"name=from_{to}"]
+    expected = run(1, run_file, place, *more[:2], f"name=alone_from_{to}").directory
+    found = run(2, run_file, place, *more).directory
+    one, two = ([each["loss"] for each in read_metrics(d / "metrics.jsonl") if "loss" in each] for d in (expected, found))
+    assert one == pytest.approx(two, rel=ROUNDING) and one[0] < 0.9 * read_metrics(alone / "metrics.jsonl")[0].get("loss", 99)
+    spoilt = place / f"{to}_spoilt"
+    shutil.copytree(weights, spoilt)
+    (spoilt / ("config.json" if to == "hugging_face" else "params.json")).write_text("{}")
+    with Job(2, run_file, place / "runs", f"init_from={spoilt}", more[1], f"name=spoilt_{to}") as job:
+        assert job.wait() == [1, 1]
+        assert "Traceback" not in job.said() and ".json" in job.said()
