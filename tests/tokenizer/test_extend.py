@@ -111,3 +111,33 @@ def test_eight_thousand_english_ranks_and_two_thousand_of_others():
         gain = sum(len(before.encode(text)) for text in texts) / sum(len(after.encode(text)) for text in texts)
         print(f"{language}: {gain:.2f}x")
         assert gain > least
+
+
+@pytest.mark.slow
+@pytest.mark.oracle
+@pytest.mark.skipif("LLAMA3_JAX_DATA" not in os.environ, reason="needs LLAMA3_JAX_DATA")
+def test_metas_own_base_of_a_hundred_thousand_ranks():
+    """The step of section 3.2: the first 100,256 ranks of Meta's file and 28,000 new ones, beside the 28,000 that Meta added."""
+    llama3 = pytest.importorskip("llama_models.llama3.tokenizer", reason="Meta's ranks come with llama_models")
+    data, metas = Path(os.environ["LLAMA3_JAX_DATA"]), Tokenizer.load(Path(llama3.__file__).with_name("tokenizer.model"))
+    base = metas.tokens[:100_256]
+    english = [each["text"] for each in documents(data, "general.jsonl.gz") if each["lang"] == "en"]
+    others = documents(data, "multilingual.jsonl.gz")
+    random.Random(0).shuffle(others)
+    kept = in_own_scripts(count_words(english[::2]))
+    tokens = extend(base, count_words(each["text"] for each in others[::2]), kept, 28_000)
+    assert tokens[:100_256] == list(base) and len(set(tokens)) == 128_256
+    assert changed(base, tokens, kept)[0] == 0
+    held_out = in_own_scripts(count_words(english[1::2]))
+    (differ, pieces), (metas_differ, _) = (changed(base, each, held_out) for each in (tokens, metas.tokens))
+    print(f"held-out English: {differ} of {pieces} pieces differ, {metas_differ} with Meta's 28,000")
+    assert differ < 1.5 * metas_differ < 1e-3 * pieces, "as much as what the paper calls unchanged"
+    before, after = Tokenizer(base), Tokenizer(tokens)
+    for language in sorted({each["lang"] for each in others} - {"en"}):
+        texts = [each["text"] for each in others[1::2] if each["lang"] == language]
+        old, new, meta = (sum(len(each.encode(text)) for text in texts) for each in (before, after, metas))
+        print(f"{language}: {old / max(new, 1):.2f}x, Meta's file {old / max(meta, 1):.2f}x")
+        assert new <= old
+    texts = [each["text"] for each in others[1::2]]
+    old, new = (sum(ids.size for ids in each.encode_batch(texts)) for each in (before, after))
+    assert old / new > 1.15
