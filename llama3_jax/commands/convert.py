@@ -79,6 +79,7 @@ def convert(
         then.
     """
     to, out, stream = Format(to), Path(out).expanduser(), stream or sys.stdout
+    print(f"looking at {source}", file=stream, flush=True)
     opened = open_weights(source, tokenizer=tokenizer, step=step)
     weights = _wanted(opened.weights, overrides, dtype, kv_heads)
     _require_new(out, opened)
@@ -87,11 +88,14 @@ def convert(
     for line in _summary(opened, weights, to, out):
         print(line, file=stream)
     _require_room(partial, files.disk_bytes)
+    begun = partial.exists()
     with _reporting(stream) as report:
         check(weights, report)
         taken_up = write(weights, files, partial, _identity(opened, weights, to, shards), report)
     if taken_up:
         print(f"{taken_up} tensors were written before, by a conversion that was stopped", file=stream)
+    elif begun:
+        print(f"what lay in {partial} was of another conversion, and is replaced", file=stream)
     save_ranks(partial / TOKENIZER, opened.tokenizer.tokens)
     for name, content in _beside(to, weights, opened).items():
         (partial / name).write_bytes(content)

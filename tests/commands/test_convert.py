@@ -85,8 +85,24 @@ def test_another_conversion_is_not_taken_up(source, tmp_path, monkeypatch):
             convert(source, out, "hugging_face", shards=3, stream=StringIO())
     said = StringIO()
     convert(source, out, "meta", stream=said)
-    assert "were written before" not in said.getvalue()
+    assert "were written before" not in said.getvalue() and "was of another conversion, and is replaced" in said.getvalue()
     assert not list(out.glob("*.safetensors")) and same(contents(out), contents(source))
+
+
+def test_two_at_once_do_not_mix(source, tmp_path, monkeypatch):
+    from llama3_jax.checkpoint.formats.hugging_face import HuggingFaceFiles
+
+    out, write = tmp_path / "out", HuggingFaceFiles.write
+
+    def meanwhile(self, tensor, array):
+        with pytest.raises(ValueError, match="another process is writing into .*out.partial"), monkeypatch.context() as patched:
+            patched.setattr(HuggingFaceFiles, "write", write)
+            convert(source, out, "hugging_face", stream=StringIO())
+        return write(self, tensor, array)
+
+    monkeypatch.setattr(HuggingFaceFiles, "write", meanwhile)
+    convert(source, out, "hugging_face", stream=StringIO())
+    assert same(contents(out), contents(source))
 
 
 @pytest.mark.parametrize("to", FORMATS)

@@ -6,11 +6,13 @@ conversion which was killed goes on behind the last of them.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,29 +74,34 @@ def write(weights: Weights, files: Files, directory: Path, identity: dict[str, A
     Args:
         directory: of this conversion alone, and of `files`: what another one left there is removed.
         identity: JSON that is equal only for a conversion of the same weights into the same files.
-    Returns: how many tensors were there already.
+    Returns: how many tensors were there already. Raises: ValueError if another process is writing there.
     """
-    journal = directory / JOURNAL
-    done = _done(journal, identity)
-    if done is None or not files.begun():
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        files.begin()
-        _append(journal, identity)
-        done = {}
+    with ExitStack() as held:
+        done = _taken_up(directory / JOURNAL, identity, held)
+        if done is None or not files.begun():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+            files.begin()
+            _append(directory / JOURNAL, identity)
+            done = _taken_up(directory / JOURNAL, identity, held)
+        notes = list(_written(weights, files, directory / JOURNAL, done, report))
+        files.finish(notes)
+    (directory / JOURNAL).unlink()
+    return len(done)
+
+
+def _written(weights: Weights, files: Files, journal: Path, done: dict[str, Any], report: Report) -> Iterator[Any]:
+    """Writes the tensors that are not done; the notes of all."""
     total = num_bytes(weights)
-    notes: list[Any] = []
     for behind, tensor in _with_bytes(weights):
         report("writing", behind, total)
         if tensor.meta in done:
-            notes.append(done[tensor.meta])
+            yield done[tensor.meta]
         else:
-            notes.append(files.write(tensor, weights.read(tensor)))
-            _append(journal, {"tensor": tensor.meta, "note": notes[-1]})
-    files.finish(notes)
-    journal.unlink()
+            note = files.write(tensor, weights.read(tensor))
+            _append(journal, {"tensor": tensor.meta, "note": note})
+            yield note
     report("writing", total, total)
-    return len(done)
 
 
 def num_bytes(weights: Weights) -> int:
@@ -114,13 +121,22 @@ def _bytes(weights: Weights, tensor: Tensor) -> int:
     return math.prod(tensor.shape(weights.config)) * weights.dtype(tensor).itemsize
 
 
-def _done(journal: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """Notes of the tensors that are written; None if nothing is, or not by the same conversion."""
+def _taken_up(journal: Path, identity: dict[str, Any], held: ExitStack) -> dict[str, Any] | None:
+    """Notes of the tensors that are written; None if nothing is, or not by the same conversion. The journal is locked from now
+    on. Raises: ValueError if another process has it."""
     if not journal.is_file():
         return None
-    *lines, torn = journal.read_bytes().split(b"\n")
-    os.truncate(journal, journal.stat().st_size - len(torn))
-    records = [json.loads(line) for line in lines]
+    file = held.enter_context(journal.open("r+b"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ValueError(f"another process is writing into {journal.parent}; wait for it, or name another directory") from None
+    *lines, torn = file.read().split(b"\n")
+    file.truncate(file.tell() - len(torn))
+    try:
+        records = [json.loads(line) for line in lines]
+    except ValueError:
+        return None
     if not records or records[0] != identity:
         return None
     return {record["tensor"]: record["note"] for record in records[1:]}
