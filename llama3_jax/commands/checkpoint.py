@@ -81,5 +81,6 @@ def verdicts(directory: str | os.PathLike) -> tuple[list[str], bool]:
 
 def config_hash(manifest: Manifest) -> str:
     """Twelve characters that are the same for checkpoints of the same run file; of converted weights, of the same model."""
-    return hashlib.sha256(json.dumps(manifest.meta.get("run", manifest.meta["model"]), sort_keys=True).encode()).hexdigest()[:12]
+    described = manifest.meta["run" if "run" in manifest.meta else "model"]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
