@@ -42,15 +42,18 @@ def load_trained(directory: Directory, *, step: int | None = None) -> Trained:
     """
     if foreign_format(directory):
         return _foreign(directory, step)
-    tokenizer = Tokenizer.load(directory / TOKENIZER)
     store = CheckpointStore(checkpoints_of(directory))
     steps = store.steps()
     if not steps:
-        raise FileNotFoundError(f"{directory} has no complete checkpoint yet; train further, or give another run directory")
+        raise FileNotFoundError(
+            f"{directory} has no complete checkpoint and no weights in another format (config.json, params.json); train "
+            "further, or give another directory"
+        )
     if step is not None and step not in steps:
         raise FileNotFoundError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     found = store.latest() if step is None else (store.path(step), verify(store.path(step)))
     path, manifest = found
+    tokenizer = Tokenizer.load(directory / TOKENIZER)
     if manifest.meta["tokenizer"] != tokenizer.fingerprint:
         raise ValueError(f"{path} was trained with another tokenizer than the one in {directory}")
     mesh, prefix = make_mesh(MeshConfig()), parameters_prefix(manifest)

@@ -6,7 +6,6 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import write_run
 
 from llama3_jax import commands
 from llama3_jax.checkpoint.manifest import read_manifest
@@ -17,9 +16,8 @@ from llama3_jax.commands.main import main
 
 
 @pytest.fixture(scope="module")
-def run_directory(tmp_path_factory, shared_programs):
-    place = tmp_path_factory.mktemp("exports")
-    return commands.train(write_run(place), ["checkpoint.keep_last=9"], runs=place / "runs").directory
+def run_directory(tiny, shared_programs):
+    return tiny.directory
 
 
 def parameters(directory, step, prefix="state.model."):

@@ -17,8 +17,8 @@ def run_file(tmp_path_factory, shared_programs):
 
 
 @pytest.fixture(scope="module")
-def teacher(run_file):
-    return commands.train(run_file, ["name=teacher"], runs=run_file.parent / "runs").directory
+def teacher(tiny):
+    return tiny.directory
 
 
 def first_step(directory):
@@ -33,14 +33,14 @@ def begin(run_file, name, *overrides):
     return commands.train(run_file, [f"name={name}", *SHORT, SCALED, *overrides], runs=run_file.parent / "runs").directory
 
 
-def test_a_run_begins_with_the_weights_of_another(run_file, teacher, capsys):
+def test_a_run_begins_with_the_weights_of_another(run_file, teacher, tmp_path, capsys):
     vocabulary = f"data.tokenizer_path={teacher}/tokenizer.model"
     student = begin(run_file, "student", f"init_from={teacher}", vocabulary)
     said = capsys.readouterr().out
     newest = teacher / "checkpoints/00000028"
     assert f"parameters begin as those of {newest}: " in said and "surplus: " in said
     assert "state.moments" in said and "missing" not in said, "its optimizer state is not taken, and named"
-    exported = begin(run_file, "exported", f"init_from={export_weights(teacher)}", vocabulary)
+    exported = begin(run_file, "exported", f"init_from={export_weights(teacher, out=tmp_path / 'exported')}", vocabulary)
     assert first_step(student)["loss"] == first_step(exported)["loss"] < first_step(teacher)["loss"] - 0.5
     one = begin(run_file, "one", f"init_from={teacher}/checkpoints/00000025", vocabulary)
     assert first_step(one)["loss"] != first_step(student)["loss"]

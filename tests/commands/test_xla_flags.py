@@ -30,6 +30,7 @@ def train(place, *overrides, before="", flags=""):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": flags})
 
 
+@pytest.mark.slow
 def test_a_run_tells_them_and_keeps_them(tmp_path):
     overrides = (ALL, "xla.memory_fraction=0.9", "samples.every_steps=99", *SHORT)
     done = train(tmp_path, *overrides, flags="--xla_gpu_autotune_level=2")
