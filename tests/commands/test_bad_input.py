@@ -289,7 +289,7 @@ def test_a_diverging_run_skips_steps_within_its_budget_and_then_stops(begun):
 
 def test_generating_from_nothing_is_refused(tmp_path, capsys):
     assert "run directory" in error_of(capsys, "generate", str(tmp_path / "nowhere"), "--prompt", "x")
-    assert "tokenizer" in error_of(capsys, "generate", str(tmp_path), "--prompt", "x")
+    assert "no complete checkpoint and no weights" in error_of(capsys, "generate", str(tmp_path), "--prompt", "x")
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(begun, monkeypatch, tmp_path):

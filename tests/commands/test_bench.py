@@ -27,6 +27,7 @@ def result():
         return commands.bench_train("bench_packed", [*TINY, "mesh.data=2", "mesh.model=2"])
 
 
+@pytest.mark.slow
 def test_the_result(result):
     assert [each.name for each in result.comparison.timings] == ["llama3_jax", "bare jax step"]
     assert result.tokens_per_step == 128
@@ -34,6 +35,7 @@ def test_the_result(result):
     assert result.collectives[True, "all-gather", ("data",)] == 14
 
 
+@pytest.mark.slow
 def test_the_report(result, capsys, monkeypatch):
     monkeypatch.setattr(bench, "run_bench", lambda run: result)
     assert main(["bench", "train", "bench_packed", *TINY, "mesh.data=2", "mesh.model=2"]) == 0
@@ -48,6 +50,7 @@ def test_the_report(result, capsys, monkeypatch):
     assert re.search(r"in a loop +all-gather +data +14$", report, re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes, why", [({}, "not installed"), ({"data": 2}, "one device only")])
 def test_a_yardstick_that_is_left_out_is_named(axes, why, result, capsys, monkeypatch):
     monkeypatch.setattr(torch, "installed", lambda: False)

@@ -34,6 +34,7 @@ def test_the_report(capsys):
     assert re.search(r"^ours takes [\d.]+x the time of one document a row times the \d+\.\d% of its visits", report, re.M)
 
 
+@pytest.mark.slow
 def test_what_is_visited_is_what_the_documents_need():
     whole, packed = commands.bench_attention(overrides=TINY)
     assert whole.causal_pairs == whole.visible_pairs == 2 * 512 * 513 / 2 > packed.visible_pairs > 0
@@ -43,6 +44,7 @@ def test_what_is_visited_is_what_the_documents_need():
     assert packed.visible_pairs < packed_ours.visited_pairs <= ours.visited_pairs
 
 
+@pytest.mark.slow
 def test_tuned_tiles_are_kept_in_the_table_and_used(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(block_sizes, "TABLE", tmp_path / "table.json")
     monkeypatch.setattr(import_module("llama3_jax.commands.bench_attention"), "CANDIDATES", (128, 256))

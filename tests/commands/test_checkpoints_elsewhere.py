@@ -54,6 +54,7 @@ def survivor(run_file, bucket):
     return commands.train(run_file, [f"checkpoint.directory={bucket}"], runs=other).directory
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_store_on_another_machine(survivor, unbroken, bucket):
     log = (survivor / "log.txt").read_text()
     first = int(log.split("continuing after step ")[1].split()[0])
@@ -63,6 +64,7 @@ def test_a_run_goes_on_from_the_store_on_another_machine(survivor, unbroken, buc
     assert saved(bucket) == saved(unbroken / "checkpoints")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["run directory", "url"])
 def test_the_commands_find_them(survivor, unbroken, bucket, given, tmp_path, capsys):
     place = survivor if given == "run directory" else bucket
@@ -76,7 +78,8 @@ def test_the_commands_find_them(survivor, unbroken, bucket, given, tmp_path, cap
     assert texts[0] == texts[1] == texts[2]
 
 
-def test_nothing_is_exported_to_a_store(bucket, capsys):
+@pytest.mark.slow
+def test_nothing_is_exported_to_a_store(survivor, bucket, capsys):
     code, said = called(capsys, "checkpoint", "export-weights", bucket)
     assert code == 1 and "name a directory here with --out" in said
 
@@ -92,6 +95,7 @@ def test_a_run_begins_with_weights_of_the_store(survivor, bucket, run_file, unbr
     assert first_losses[0] == first_losses[1]
 
 
+@pytest.mark.slow
 def test_checkpoints_that_moved_must_be_there(run_file, unbroken, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     runs = run_file.parent / "runs"

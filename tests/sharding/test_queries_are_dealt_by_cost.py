@@ -134,7 +134,7 @@ def test_values_gradients_and_visits_are_those_of_whole_rows(axes, mesh):
         assert np.linalg.norm(ours - theirs) <= 1e-6 * np.linalg.norm(theirs), name
 
 
-@pytest.mark.parametrize("axes", [{"sequence": 2}, {"data": 2, "model": 2}])
+@pytest.mark.parametrize("axes", [pytest.param({"sequence": 2}, marks=pytest.mark.slow), {"data": 2, "model": 2}])
 def test_so_do_the_kernels_for_tpu(axes, mesh):
     from jax.experimental.pallas import tpu as pltpu
 

@@ -5,6 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 
 from llama3_jax.tokenizer import token_shard
 from llama3_jax.tokenizer.open_readers import LIMIT, OpenReaders
@@ -17,6 +18,7 @@ def open_files():
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 def test_file_handles_are_bounded_while_threads_read_everywhere(tmp_path, monkeypatch):
     readers = OpenReaders()  # that of the process holds what other tests read
     monkeypatch.setattr(token_shard, "OPEN_READERS", readers)
