@@ -86,7 +86,8 @@ def test_nothing_is_exported_to_a_store(survivor, bucket, capsys):
 
 @pytest.mark.slow
 def test_a_run_begins_with_weights_of_the_store(survivor, bucket, run_file, unbroken):
-    more = [f"data.tokenizer_path={survivor}/tokenizer.model", *SHORT]
+    scaled = "model.rope_scaling={factor: 4, original_context_length: 32}"  # as in the last phase of both
+    more = [f"data.tokenizer_path={survivor}/tokenizer.model", *SHORT, scaled]
     runs = run_file.parent / "runs"
     first_losses = []
     for name, place in (("of_store", bucket), ("of_directory", unbroken)):
