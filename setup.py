@@ -1,4 +1,4 @@
-"""Packaging of llama3_jax: `pip install .`, with extras tpu, gpu, s3, gcs and test."""
+"""Packaging of llama3_jax: `pip install .`, with extras tpu, gpu, data, s3, gcs and test."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,14 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+DATA = [  # what `llama3 curate` runs on
+    "daft>=0.7.26",
+    "ray>=2.50",
+    "fastwarc>=1.0",
+    "resiliparse>=1.0",
+    "fasttext-numpy2-wheel>=0.9.2",
+    "trafilatura>=2.0",
+]
 
 setup(
     name="llama3_jax",
@@ -49,9 +57,12 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
+        "data": DATA,
         "s3": ["s3fs>=2025.1"],
         "gcs": ["gcsfs>=2025.1"],
         "test": [
+            *DATA,
+            "datasketch>=1.6",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",

@@ -1,0 +1,1 @@
+"""What makes documents and lines the same: keys of URLs and contents, MinHash signatures, normalised lines."""

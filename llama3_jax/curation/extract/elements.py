@@ -1,0 +1,100 @@
+"""A page as arrays: its tags in order, the text between them, and of each element where it ends and what it holds."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+_UNSEEN = re.compile(
+    r"<(style|svg|noscript|iframe|template|canvas|object|video|audio|select|datalist|head|script(?![^>]*type=\"math/))\b.*?</\1\s*>|<!--.*?-->",
+    re.S,
+)
+_TAGS_THAT_SAY_NOTHING = re.compile(
+    r"</?(?:b|i|em|strong|font|u|small|abbr|cite|mark|kbd|samp|var|tt|time|big|ins|bdi|bdo|dfn|acronym|strike|data|wbr|q|s|"
+    r"input|link|meta|source|track|embed|param|img|base|area|col|!DOCTYPE)(?:\s[^>]*)?>"
+)
+_SPLIT = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)([^>]*)>")
+
+
+class Elements(NamedTuple):
+    """An element is known by the number of its start tag among all tags; text i stands before tag i."""
+
+    names: list[str]
+    attributes: list[str]
+    texts: list[str]
+    """One more than tags."""
+    starts: np.ndarray
+    """Tag numbers of start tags."""
+    ends: np.ndarray
+    """Of each, the tag number of its end tag (its own number for an element without content)."""
+    end_of: list[int]
+    """The same by tag number; -1 for an end tag."""
+    parents: np.ndarray
+    """Of each, the place of its parent in `starts`; -1 for the root."""
+
+
+_VOID = {"br", "hr"}
+
+
+def seen(page: str) -> str:
+    """Serialised HTML without what is never shown as text; scripts of formulas stay."""
+    return _UNSEEN.sub("", page)
+
+
+def take_apart(page: str) -> Elements:
+    """What `seen` and whatever comes after it left of serialised HTML, as elements."""
+    pieces = _SPLIT.split(_TAGS_THAT_SAY_NOTHING.sub("", page))
+    texts, closing, names, attributes = pieces[0::4], pieces[1::4], pieces[2::4], pieces[3::4]
+    count = len(names)
+    void = np.array([name in _VOID for name in names], bool)
+    is_end = np.array(closing) == "/"
+    step = np.where(is_end, -1, 1)
+    step[void] = 0
+    depth = np.cumsum(step)
+    level = np.where(is_end, depth + 1, depth)  # of the element that a tag begins or ends
+    level[void] += 1
+    numbers = np.arange(count)
+    paired = ~void
+    order = numbers[paired][np.argsort(level[paired], kind="stable")]  # start, end, start, end, ... of each level
+    if len(order) % 2 or is_end[order[0::2]].any() or not is_end[order[1::2]].all():
+        return take_apart(_mended(pieces))  # what was taken out began in one element and ended in another
+    ends = numbers.copy()
+    ends[order[0::2]] = order[1::2]
+    starts = numbers[~is_end]
+    end_of = np.where(is_end, -1, ends).tolist()
+    return Elements(names, attributes, texts, starts, ends[starts], end_of, _parents(level[starts]))
+
+
+def _mended(pieces: list[str]) -> str:
+    """The page with ends for all that begins, and without ends of nothing."""
+    out, opened = [pieces[0]], []
+    for closing, name, attributes, text in zip(pieces[1::4], pieces[2::4], pieces[3::4], pieces[4::4], strict=True):
+        if not closing:
+            out.append(f"<{name}{attributes}>")
+            if name not in _VOID:
+                opened.append(name)
+        elif name in opened[-64:]:
+            while (last := opened.pop()) != name:
+                out.append(f"</{last}>")
+            out.append(f"</{name}>")
+        out.append(text)
+    return "".join([*out, *(f"</{name}>" for name in reversed(opened))])
+
+
+def _parents(levels: np.ndarray) -> np.ndarray:
+    """Of elements in document order, the last before with a smaller level by one."""
+    parents = np.full(len(levels), -1)
+    order = np.argsort(levels, kind="stable")
+    edges = np.flatnonzero(np.diff(levels[order], prepend=-1, append=-1))
+    groups = [order[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    for above, group in zip(groups, groups[1:], strict=False):
+        parents[group] = above[np.searchsorted(above, group) - 1]
+    return parents
+
+
+@functools.cache
+def attribute(name: str) -> re.Pattern:
+    return re.compile(rf'(?:^|\s){name}="([^"]*)"', re.I)

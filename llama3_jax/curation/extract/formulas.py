@@ -1,0 +1,156 @@
+"""Formulas of a page, whatever shows them, as TeX between dollar signs."""
+
+from __future__ import annotations
+
+import html
+import re
+from urllib.parse import unquote
+
+_SCRIPT = re.compile(r'<script[^>]*?type="math/(tex|asciimath)([^"]*)"[^>]*>(.*?)</script>', re.S)
+_MATH = re.compile(r"<math\b([^>]*)>(.*?)</math>", re.S)
+_ANNOTATION = re.compile(r'<annotation[^>]*encoding="[^"]*tex[^"]*"[^>]*>(.*?)</annotation(?:-xml)?>', re.S | re.I)
+_IMAGE = re.compile(r'<img\b[^>]*?(?:(?i:tex|math|equation|formula|codecogs)|alt="\s*[$\\])[^>]*>')
+_ATTRIBUTE = {name: re.compile(rf'\b{name}="([^"]*)"', re.I) for name in ("alt", "class", "src", "alttext", "display", "title")}
+_MATH_IMAGE = re.compile(
+    r"(?:^|[\s/_.?-])(?:tex|latex|mathtex|mimetex|math|equation|formula|codecogs)(?:$|[\s/_.?=&-])|mwe-math|cgi-bin/\w*tex", re.I
+)
+_TEX = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|\$")
+_DATA_TEX = re.compile(r'<(\w+)\b[^>]*?\bdata-(?:tex|latex|expr|math|katex)="([^"]+)"[^>]*>', re.I)
+_HAS_DATA = re.compile(r'data-(?:tex|latex|expr|math|katex)="')
+_IN_ADDRESS = re.compile(
+    r"(?:(?:mimetex|mathtex|tex)(?:\.cgi|\.php)?|codecogs\.com/\w+(?:\.latex)?|latex(?:\.php)?|chart)\?(?:.*?(?:latex|tex|chl)=)?([^&?#]*\S.*)$",
+    re.I,
+)
+"""Services that draw what their address says."""
+_DELIMITED = re.compile(r"^\s*(?:\$|\\\(|\\\[|\\begin)")
+
+OPEN, CLOSE = "\ue000", "\ue001"
+"""Around the number of a formula while the page is taken apart."""
+_MARK = re.compile(f"{OPEN}(\\d+){CLOSE}")
+
+
+def lift_formulas(page: str) -> tuple[str, list[str]]:
+    """Takes the formulas out of serialised HTML: each becomes a mark, and a string of the list.
+
+    TeX of MathJax scripts, of annotations and alttext of MathML, of data attributes and of the `alt` of formula images;
+    MathML without any is written in a line.
+    """
+    formulas: list[str] = []
+
+    def mark(tex: str, display: bool) -> str:
+        tex = html.unescape(tex).strip()
+        if not tex:
+            return ""
+        if not _DELIMITED.match(tex):
+            tex = f"$${tex}$$" if display else f"${tex}$"
+        formulas.append(tex)
+        return f"{OPEN}{len(formulas) - 1}{CLOSE}"
+
+    def of_math(found: re.Match) -> str:
+        attributes, inside = found.groups()
+        alternative = _ATTRIBUTE["alttext"].search(attributes)
+        source = _ANNOTATION.search(inside) or alternative
+        display = 'display="block"' in attributes
+        if source is not None:
+            return mark(_without_style(source.group(1)), display)
+        line = linear(inside)
+        if not line:
+            return ""
+        formulas.append(line)
+        return f" {OPEN}{len(formulas) - 1}{CLOSE} "
+
+    if 'type="math/' in page:
+        page = _SCRIPT.sub(lambda found: mark(_plain(found.group(3)), "display" in found.group(2)), page)
+    has_math = "<math" in page
+    if has_math:
+        page = _MATH.sub(of_math, page)
+
+    def of_image(found: re.Match) -> str:
+        said = {name: pattern.search(found.group()) for name, pattern in _ATTRIBUTE.items()}
+        alt = html.unescape(said["alt"].group(1)).strip() if said["alt"] else ""
+        source = _IN_ADDRESS.search(said["src"].group(1)) if said["src"] else None
+        if source is not None and not _TEX.search(alt):
+            return mark(unquote(html.unescape(source.group(1)).replace("+", " ")), False)
+        looks = " ".join(said[name].group(1) for name in ("class", "src") if said[name])
+        if not alt or not _MATH_IMAGE.search(looks):
+            return found.group() if not (alt and _DELIMITED.match(alt) and _TEX.search(alt)) else mark(alt, False)
+        if has_math and "mwe-math" in looks:
+            return ""  # the same formula stands beside it as MathML
+        if not _TEX.search(alt) and len(alt) > 40:
+            return found.group()
+        return mark(_without_style(alt), "display" in looks)
+
+    page = _IMAGE.sub(of_image, page)
+
+    def of_data(found: re.Match) -> str:
+        return (mark(found.group(2), False) if _TEX.search(found.group(2)) else "") + found.group()
+
+    if _HAS_DATA.search(page):
+        page = _DATA_TEX.sub(of_data, page)
+    return page, formulas
+
+
+def put_back(text: str, formulas: list[str]) -> str:
+    """The marks of a text as the formulas they stand for."""
+    return _MARK.sub(lambda found: formulas[int(found.group(1))], text) if formulas else text
+
+
+def _plain(script: str) -> str:
+    return re.sub(r"^\s*<!\[CDATA\[|\]\]>\s*$|^\s*%\s*<!\[CDATA\[", "", script)
+
+
+def _without_style(tex: str) -> str:
+    """TeX without the braces and style that MediaWiki puts around it."""
+    tex = html.unescape(tex).strip()
+    found = re.fullmatch(r"\{\\(?:displaystyle|textstyle)\s*(.*)\}", tex, re.S)
+    return found.group(1).strip() if found else tex
+
+
+_ELEMENT = re.compile(r"<(/?)(?:\w+:)?(\w+)[^>]*?(/?)>|([^<]+)")
+
+
+def linear(mathml: str) -> str:
+    """MathML in a line: a/b, x^2, x_i, sqrt(x)."""
+    stack: list[tuple[str, list[str]]] = [("mrow", [])]
+    for closing, name, own, text in _ELEMENT.findall(mathml):
+        if text:
+            if text.strip():
+                stack[-1][1].append(html.unescape(text).strip())
+        elif closing:
+            if len(stack) > 1:
+                kind, parts = stack.pop()
+                stack[-1][1].append(_joined(kind, parts))
+        elif not own:
+            stack.append((name, []))
+    while len(stack) > 1:
+        kind, parts = stack.pop()
+        stack[-1][1].append(_joined(kind, parts))
+    return " ".join(_joined("mrow", stack[0][1]).split())
+
+
+def _joined(kind: str, parts: list[str]) -> str:
+    parts = [part for part in parts if part] if kind in ("mrow", "mtd", "mstyle", "semantics") else parts
+    match kind:
+        case "mfrac" if len(parts) == 2:
+            return f"{_grouped(parts[0])}/{_grouped(parts[1])}"
+        case "msup" if len(parts) == 2:
+            return f"{parts[0]}^{_grouped(parts[1])}"
+        case "msub" if len(parts) == 2:
+            return f"{parts[0]}_{_grouped(parts[1])}"
+        case "msubsup" | "munderover" if len(parts) == 3:
+            return f"{parts[0]}_{_grouped(parts[1])}^{_grouped(parts[2])}"
+        case "msqrt":
+            return f"sqrt({' '.join(parts)})"
+        case "mo":
+            return f" {''.join(parts)} " if "".join(parts) in "=+-<>≤≥≈→" else "".join(parts)
+        case "mtr":
+            return ", ".join(parts)
+        case "mtable":
+            return "; ".join(parts)
+        case "annotation" | "annotation-xml":
+            return ""
+    return "".join(parts)
+
+
+def _grouped(part: str) -> str:
+    return part if len(part.strip()) <= 1 or part.strip().isalnum() else f"({part.strip()})"

@@ -1,0 +1,118 @@
+"""Elements to text: blocks on lines of their own, rows of tables, code as it stands."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import numpy as np
+
+from llama3_jax.curation.extract.elements import Elements, attribute
+
+_BLOCKS = frozenset(
+    "html body div ul ol li dl dt dd table tr section article main header footer aside nav form fieldset figure figcaption "
+    "address details summary center tbody thead tfoot caption hr dir menu legend hgroup search option".split()
+)
+_PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 blockquote pre table ul ol dl".split())
+_CODE = re.compile(
+    r"(?i)(?:^|[\s_-])(?:syntaxhighlighter|codehilite|CodeMirror-code|prettyprint|crayon-(?:code|pre)|hljs|code-?block)(?:$|\s)"
+)
+# Until the end, breaks are control characters, which no text has.
+_LINE, _PARAGRAPH, _CELL, _CODE_LINE, _CODE_SPACE, _CODE_BREAK, _CODE_TAB = "\x1e\x1d\x1f\x1c\x1b\x19\x1a"
+CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
+
+
+def written(page: Elements, gone: np.ndarray, first: int, last: int) -> str:
+    """The text from start tag `first` to its end tag `last`, without the elements that are `gone`.
+
+    Args:
+        gone: of each element.
+    """
+    skipped = set(page.starts[gone].tolist())
+    ends = page.end_of
+    names, texts, attributes = page.names, page.texts, page.attributes
+    out: list[str] = []
+    number, code_end, first_cell = first, -1, True
+    while number <= last:
+        name = names[number]
+        end = ends[number]
+        if number in skipped:
+            if name in _BLOCKS or name in _PARAGRAPHS:
+                out.append(_LINE)
+            number = end
+        else:
+            in_code = number < code_end
+            if (
+                end >= 0
+                and not in_code
+                and (
+                    name == "pre"
+                    or (attributes[number] and _is_code(attributes[number]))
+                    or (name == "code" and "br" in names[number:end])
+                )
+            ):
+                code_end, in_code = end, True
+                out.append(_PARAGRAPH)
+            elif number == code_end:
+                out.append(_PARAGRAPH)
+            elif name == "br":
+                out.append(_CODE_LINE if in_code else _LINE)
+            elif name in ("td", "th"):
+                if end >= 0:
+                    out.append("" if first_cell or in_code else _CELL)
+                    first_cell = False
+            elif name in _PARAGRAPHS:
+                out.append(_CODE_BREAK if in_code else _PARAGRAPH)
+            elif name in _BLOCKS:
+                out.append(_CODE_BREAK if in_code else _LINE)
+            if name == "tr":
+                first_cell = True
+        if number < last and (text := texts[number + 1]):
+            text = html.unescape(text) if "&" in text else text
+            out.append(_as_code(text) if number < code_end else text)
+        number += 1
+    return _tidy("".join(out))
+
+
+def _as_code(text: str) -> str:
+    for sign, kept in (
+        ("\r", ""),
+        ("\u200b", ""),
+        ("\n", _CODE_LINE),
+        (" ", _CODE_SPACE),
+        ("\u00a0", _CODE_SPACE),
+        ("\t", _CODE_TAB),
+    ):
+        text = text.replace(sign, kept)
+    return text
+
+
+def _is_code(attributes: str) -> bool:
+    said = attribute("class").search(attributes)
+    return said is not None and _CODE.search(said.group(1)) is not None
+
+
+_UNSEEN = re.compile("[\u00ad\u200b\u200c\u2060\ufeff]")
+_INDENTED = re.compile(rf"([{_LINE}{_PARAGRAPH}])\n?((?:\u00a0 ?){{2,40}})(?=[^\s\u00a0])")
+"""Code that is shown without being called so: lines that begin with hard blanks."""
+_BLANKS = re.compile(r"[ \n\r\t\f\u00a0\u2028\u2029]+")
+_BREAKS = re.compile(rf"[ {_LINE}{_PARAGRAPH}{_CELL}]*[{_LINE}{_PARAGRAPH}][ {_LINE}{_PARAGRAPH}{_CELL}]*")
+_CODE_BREAKS = re.compile(rf"{_CODE_LINE}?{_CODE_BREAK}+(?:{_CODE_LINE}(?!{_CODE_LINE}))?")
+_AT_ENDS = re.compile(
+    rf"[{_CODE_LINE}{_CODE_SPACE}{_CODE_TAB}]*{_CODE_LINE}[{_CODE_SPACE}{_CODE_TAB}]*(?=[{_PARAGRAPH}{_LINE}])"
+    rf"|(?<=[{_PARAGRAPH}{_LINE}])[{_CODE_SPACE}{_CODE_TAB}]*{_CODE_LINE}+"
+)
+_FROM_CODE = str.maketrans({_CODE_LINE: "\n", _CODE_SPACE: " ", _CODE_TAB: "\t", _CELL: "\t"})
+
+
+def _tidy(text: str) -> str:
+    """Breaks as line feeds: at most one empty line outside of code, no blanks at the ends of lines."""
+    if "\u00a0\u00a0" in text or "\u00a0 " in text:
+        text = _INDENTED.sub(
+            lambda found: found.group(1) + _CODE_SPACE * found.group(2).count("\u00a0") * (1 + (" " in found.group(2))), text
+        )
+    text = _BLANKS.sub(" ", text if text.isascii() else _UNSEEN.sub("", text))
+    text = _CODE_BREAKS.sub(_CODE_LINE, text)
+    text = _AT_ENDS.sub("", text)
+    text = _BREAKS.sub(lambda found: "\n\n" if _PARAGRAPH in found.group() else "\n", text)
+    return re.sub(r"[ \t]+\n", "\n", text.translate(_FROM_CODE)).strip("\n ")

@@ -1,0 +1,193 @@
+"""The main content of a page: boilerplate by what elements are called and by how much of them is links, the container
+that holds the prose, and its text with the shape that matters."""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+
+import numpy as np
+from resiliparse.parse.html import HTMLTree
+
+from llama3_jax.curation.extract.elements import Elements, seen, take_apart
+from llama3_jax.curation.extract.formulas import OPEN, lift_formulas, put_back
+from llama3_jax.curation.extract.layout import CONTROLS, written
+
+_CONTAINERS = frozenset(
+    "body div section article main td table tbody tr ul ol dl li blockquote center form fieldset span dd figure".split()
+)
+_GONE = frozenset("nav footer aside button dialog menu textarea label option".split())
+_ROLES = re.compile(
+    r'role="(?:navigation|banner|contentinfo|search|complementary|dialog|alert|menu|menubar|toolbar|tablist|alertdialog)"'
+)
+_HIDDEN = re.compile(
+    r'(?:^|\s)hidden(?:=""|\s|$)|style="[^"]*(?:display:\s*none|visibility:\s*hidden)|(?:^|\s)aria-hidden="true"'
+)
+_NAMED = re.compile(r'(?:class|id)="([^"]*)"')
+_BOILERPLATE = frozenset(
+    "nav navbar navigation navigator navbox menu submenu sidebar breadcrumb breadcrumbs crumb crumbs footer foot cookie cookies "
+    "consent gdpr addthis sns readmore ad ads adsense adbox banner newsletter newsletters signup popup modal overlay lightbox "
+    "toolbar toolbox pagination pager paging tag tags taglist tagcloud widget widgets comment comments respond replies trending "
+    "popular outbrain taboola skip masthead topbar metadata login printfriendly print noprint editsection catlinks toc copyright disclaimer "
+    "hatnote headerlink feedback rating survey paywall carousel slider".split()
+)
+_BEGINNINGS = ("share", "sharing", "social", "related", "recommend", "promo", "advert", "sponsor", "subscri", "disqus", "donat")
+_PAIRS = frozenset(
+    "side bar,side column,sidecolumn,more stories,more posts,more articles,more news,more from,read more,sign up,tag cloud,"
+    "jump link,jump links,skip link,skip nav,author bio,author box,author card,author info,post meta,entry meta,meta data,"
+    "sr only,screen reader,visually hidden,reference tooltip,back to,authority control,site header,page header,global header,global nav,"
+    "gallery nav".split(",")
+)
+_WORDS = re.compile("[a-z0-9]+")
+_GUTTER = re.compile(
+    r"(?i)(?:^|[\s_-])(?:linenos?|linenodiv|line-?numbers?(?:-rows)?|gutter|blob-num|ln-num|hljs-ln-numbers?|lnt?|"
+    r"copy-?(?:button|btn)?|clipboard)(?:$|[\s_-])"
+)
+_RENDERED = re.compile(r'class="[^"]*(?:MathJax|katex-html|mjx-|MJX|mathjax_preview)')
+_CONTENT = re.compile(
+    r'(?i)(?:class|id)="[^"]*(?:article-?body|articlebody|post-?content|entry-?content|story-?body|post-?body|article-?content|'
+    r'main-?content|markdown-body|mw-parser-output|post-text|page-content|body-content|article__body|article-text|story-content)|'
+    r'itemprop="articleBody"|role="main"'
+)
+_KEPT_NAMES = frozenset("html body main article".split())
+_NAMED_FOR_CONTENT = frozenset("pre code p h1 h2 td".split())
+"""Elements whose class or id speaks of what they are about, not of their part in the page."""
+_UNNAMED = frozenset("a br hr".split())
+_MOST = {"": -1.0, "rendered": 2.0, "hidden": 0.8, "gutter": 0.4, "boilerplate": 0.4}
+"""An element of more than this share of the page's prose stays, whatever it says of itself."""
+
+
+def main_text(page: bytes, encoding: str) -> str:
+    """The text of the main content of `page`: paragraphs, headings, list items and table rows on lines of their own, code
+    as it is indented, formulas as TeX between dollar signs; no markdown.
+
+    A page that shows any text gives text: where no main content stands out, everything but boilerplate, else everything.
+    """
+    try:
+        serialised = HTMLTree.parse_from_bytes(page, encoding, "replace").document.html
+    except (ValueError, LookupError, UnicodeError):
+        return ""
+    lifted, formulas = lift_formulas(CONTROLS.sub(" ", seen(serialised)))
+    elements = take_apart(lifted)
+    if not elements.names:
+        return put_back(" ".join(html.unescape(elements.texts[0]).split()), formulas)
+    gone, chosen = _content(elements)
+    text = written(elements, gone, *chosen)
+    if not text.strip():
+        text = written(elements, np.zeros_like(gone), 0, len(elements.names) - 1)
+    return put_back(text, formulas)
+
+
+def _content(page: Elements) -> tuple[np.ndarray, tuple[int, int]]:
+    """Which start tags begin something that is left out, and between which tags the main content lies."""
+    count = len(page.names)
+    names = [page.names[number] for number in page.starts]
+    attributes = [page.attributes[number] for number in page.starts]
+    starts, ends = page.starts, page.ends
+    lengths = np.array([len(text.strip()) for text in page.texts], np.int64)
+    total = np.concatenate([[0], np.cumsum(lengths)])
+
+    def inside(values: np.ndarray) -> np.ndarray:
+        """Of each element, the sum over the texts within."""
+        return values[ends + 1] - values[starts + 1]
+
+    held = inside(total)
+    in_link = np.zeros(count + 2, np.int64)
+    anchors = np.array(names) == "a"
+    np.add.at(in_link, starts[anchors] + 1, 1)
+    np.add.at(in_link, ends[anchors] + 1, -1)
+    in_link = np.cumsum(in_link)[: count + 1] > 0
+    links = inside(np.concatenate([[0], np.cumsum(np.where(in_link, lengths, 0))]))
+    whole = max(1, int(total[-1]))
+    unlinked = max(1, whole - int(np.where(in_link, lengths, 0).sum()))
+    marks = inside(np.concatenate([[0], np.cumsum([text.count(OPEN) for text in page.texts])]))
+
+    gone = np.zeros(len(starts), bool)
+    share = (held - links) / unlinked
+    for place, name in enumerate(names):
+        if name in _KEPT_NAMES:
+            continue
+        if name in _GONE:
+            gone[place] = share[place] < 0.5
+        elif name not in _UNNAMED and (said := attributes[place]):
+            sign = _sign(said)
+            gone[place] = share[place] < _MOST[sign] and not (sign == "hidden" and marks[place])
+            if sign == "boilerplate" and name in _NAMED_FOR_CONTENT:
+                gone[place] = False
+        if name == "header" and not gone[place] and share[place] < 0.2 and links[place] > 0.3 * held[place]:
+            gone[place] = True
+
+    covered = np.zeros(count + 2, np.int64)
+    np.add.at(covered, starts[gone] + 1, 1)
+    np.add.at(covered, ends[gone] + 1, -1)
+    visible = np.cumsum(covered)[: count + 1] == 0
+    prose = _prose(page, names, lengths, visible & ~in_link)
+    score = inside(np.concatenate([[0], np.cumsum(prose)]))
+    return _with_link_lists(names, gone, held, links, score), _main(page, names, attributes, gone, score)
+
+
+@functools.lru_cache(maxsize=2**15)
+def _sign(attributes: str) -> str:
+    """What the attributes of an element say that it is."""
+    if _RENDERED.search(attributes):
+        return "rendered"
+    if _HIDDEN.search(attributes):
+        return "hidden"
+    label = " ".join(_NAMED.findall(attributes))
+    if label and _GUTTER.search(label):
+        return "gutter"
+    if (label and _is_boilerplate(label)) or _ROLES.search(attributes):
+        return "boilerplate"
+    return ""
+
+
+def _is_boilerplate(label: str) -> bool:
+    """By the words of an element's class and id."""
+    words = _WORDS.findall(label.lower())
+    return (
+        any(word in _BOILERPLATE or word.startswith(_BEGINNINGS) for word in words)
+        or any(f"{one} {other}" in _PAIRS for one, other in zip(words, words[1:], strict=False))
+    )  # fmt: skip
+
+
+def _prose(page: Elements, names: list[str], lengths: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """What each text counts for as prose: nothing for a few words, its length for a sentence and more."""
+    values = np.where(seen, lengths, 0).astype(np.float64)
+    return np.where(values >= 25, values, 0.1 * values)
+
+
+def _main(page: Elements, names: list[str], attributes: list[str], gone: np.ndarray, score: np.ndarray) -> tuple[int, int]:
+    """Down from the root as long as one child has nearly all of the prose."""
+    whole = score[0] if len(score) else 0
+    place = 0
+    if whole > 0:
+        if (named := _named_for_it(page, names, attributes, gone, score)) is not None:
+            place, whole = named, score[named]
+        while True:
+            children = np.flatnonzero((page.parents == place) & ~gone)
+            best = int(children[np.argmax(score[children])]) if len(children) else None
+            if best is None or names[best] not in _CONTAINERS or score[best] < 0.9 * score[place] or score[best] < 0.75 * whole:
+                break
+            place = best
+    return int(page.starts[place]), int(page.ends[place])
+
+
+def _named_for_it(page: Elements, names: list[str], attributes: list[str], gone: np.ndarray, score: np.ndarray) -> int | None:
+    """The element that calls itself the content, innermost, if what it holds is not one piece of many."""
+    named = [
+        i for i in np.flatnonzero(~gone & (score > 0)).tolist()
+        if names[i] in ("main", "article") or (attributes[i] and _CONTENT.search(attributes[i]))
+    ]  # fmt: skip
+    inner = [i for i in named if not any(i < j and page.starts[j] < page.ends[i] for j in named)]
+    best = max(inner, key=lambda i: score[i], default=None)
+    if best is None or score[best] < max(0.15 * score[0], 0.8 * sum(score[i] for i in inner)):
+        best = next((i for i in reversed(named) if score[i] >= 0.5 * score[0]), None)
+    return best
+
+
+def _with_link_lists(names: list[str], gone: np.ndarray, held: np.ndarray, links: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Blocks that are links for the most part."""
+    dense = links > 0.6 * np.maximum(held, 1)
+    blocks = np.isin(names, ("ul", "ol", "div", "section", "table", "dl", "form"))
+    return gone | (blocks & dense & (held > 0) & (score < 140))

@@ -1,0 +1,1 @@
+"""Personal data in text: found by form and checksum, masked or counted."""

@@ -1,0 +1,1 @@
+"""Input files of every kind as raw documents: WARC, HTML, JSON lines, Parquet, text, source trees, subtitles."""
