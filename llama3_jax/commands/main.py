@@ -63,6 +63,18 @@ TOKENIZER = """Learns a vocabulary, adds to one what other languages need, and t
 
 `extend` gives every piece of the --keep texts the ids that it had, but for words in scripts that they only quote."""
 
+CURATE = """From web pages, books and code to clean token shards: read, extract, filter, deduplicate, judge, decontaminate,
+write. What a stage rejects it keeps, with the reason. Run again, it goes on where it was; what has changed is done again.
+
+  llama3 curate curate_quickstart --data DIR          through every stage; DIR holds what the run file names
+  llama3 curate my_run.yaml engine.workers=2          change values by their dotted keys
+  llama3 curate my_run.yaml engine.runner=ray engine.address=HOST:6379        on a Ray cluster, the same bytes
+  llama3 train quickstart --data runs/curate_quickstart                       trains on the shards"""
+
+LANGUAGE = """Trains the model that tells languages apart, from lines of text and its language.
+
+  llama3 language --labelled sentences.jsonl.gz --out languages.bin"""
+
 CONVERT = """Weights from Hugging Face's format (safetensors), Meta's (consolidated.NN.pth) or ours into another of the three,
 with config and tokenizer. Every tensor is read and found finite before the first is written. Stopped, it goes on where it was.
 
@@ -192,6 +204,17 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer.add_argument("--ranks", nargs="+", metavar="FILE", help="compare: rank files")
     tokenizer.add_argument("--plot", metavar="PNG", help="compare: characters per token as a picture")
 
+    curate = command("curate", "web pages, books and code to clean token shards", CURATE, _curate)
+    curate.add_argument("config", metavar="RUN.yaml", help="a run file, or the name of a published one")
+    curate.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
+    curate.add_argument("--data", default=None, metavar="DIR", help="where its relative paths begin (default: $LLAMA3_JAX_DATA)")
+    curate.add_argument("--runs", default=None, metavar="DIR", help="where run directories lie (default: ./runs)")
+    curate.add_argument("--print-config", action="store_true", help="print every value and where it came from, and stop")
+
+    language = command("language", "train a language identifier", LANGUAGE, _language)
+    language.add_argument("--labelled", nargs="+", required=True, metavar="PATH", help=".jsonl(.gz/.zst) of `text` and `lang`")
+    language.add_argument("--out", required=True, metavar="FILE", help="the model")
+
     convert = command("convert", "weights from and to Hugging Face's and Meta's formats", CONVERT, _convert)
     convert.add_argument("source", metavar="FROM", help="weights of any format, or a run directory")
     convert.add_argument("out", metavar="OUT", help="a new directory")
@@ -270,6 +293,25 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     return 0 if sound else 1
+
+
+def _curate(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.curate import RUNS, compose, run_curation
+
+    loaded = compose(arguments.config, arguments.overrides, root=arguments.data)
+    if arguments.print_config:
+        print(loaded.render(), end="")
+        return 0
+    run_curation(loaded, arguments.runs or RUNS)
+    return 0
+
+
+def _language(arguments: argparse.Namespace) -> int:
+    from llama3_jax.commands.curate import train_languages
+
+    for line in train_languages(arguments.labelled, arguments.out):
+        print(line, flush=True)
+    return 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:

@@ -24,6 +24,8 @@ from llama3_jax.tokenizer.object_store import is_url, located
 
 CONFIG = "config.yaml"
 TOKENIZER = "tokenizer.model"
+RUN_DATA = "data.json"
+"""Of a curation run: the `data` of a training run on its shards."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OURS = {CONFIG, f"{CONFIG}.partial", "lock", "log.txt", "data", TOKENIZER}
 """All that a run which stopped before it began may have left."""

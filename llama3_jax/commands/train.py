@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from llama3_jax import __version__
 from llama3_jax.commands.log import Log
 from llama3_jax.commands.result import TrainResult
 from llama3_jax.commands.run import TrainRun
-from llama3_jax.commands.run_directory import claim, full_disk_named, saved_so_far
+from llama3_jax.commands.run_directory import RUN_DATA, claim, full_disk_named, saved_so_far
 from llama3_jax.config.load import Loaded, load
 from llama3_jax.config.render import difference
 from llama3_jax.config.tree import to_mapping
@@ -25,7 +26,8 @@ RUNS = "runs"
 def compose(config: str | Path, overrides: Sequence[str] = (), *, data: Sequence[str | Path] = ()) -> Loaded[TrainRun]:
     """The run of a run file with dotted overrides, on the user's own documents where `data` names some.
 
-    Each path of `data` becomes a source, and sources are mixed by size.
+    Each path of `data` becomes a source, and sources are mixed by size. A single path may be the directory of a curation
+    run: then its shards are the data.
 
     Raises: ConfigError with everything that is wrong; ValueError if the run has no documents to replace.
     """
@@ -36,7 +38,11 @@ def compose(config: str | Path, overrides: Sequence[str] = (), *, data: Sequence
     file = load(TrainRun, config).value
     if not isinstance(file.data, Corpus):
         raise ValueError(f"{config} reads token shards; --data needs a run file whose data is of kind: corpus")
-    extra = {"data.sources": (_sources([Path(path).expanduser().absolute() for path in data]), "--data")}
+    curated = Path(data[0]).expanduser().absolute() / RUN_DATA
+    if len(data) == 1 and curated.is_file():
+        extra = {"data": (json.loads(curated.read_text(encoding="utf-8")), f"--data {curated}")}
+    else:
+        extra = {"data.sources": (_sources([Path(path).expanduser().absolute() for path in data]), "--data")}
     for p, phase in enumerate(file.phases):
         extra |= {f"phases.{p}.stages.{s}.mix": (None, "--data") for s in range(len(phase.stages))}
     return load(TrainRun, config, overrides, extra)

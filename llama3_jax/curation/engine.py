@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,30 @@ class Engine:
             raise ValueError(f"address={self.address} is of a Ray cluster, and runner is {self.runner}; set runner: ray")
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""Threads of a process: with one worker, Daft runs pieces on threads of ours, as many as it likes."""
+_RUNNER: list[str] = []
+
+
+def _set_runner(name: str, set_it: Callable[..., Any]) -> None:
+    """Daft has one runner in a process, once and for all. Raises: ValueError if it is another."""
+    if not _RUNNER:
+        set_it()
+        _RUNNER.append(name)
+    if _RUNNER != [name]:
+        raise ValueError(f"this process runs on {_RUNNER[0]} already; start another one for runner: {name}")
+
+
+def _failure_of(work: Work, piece: int) -> str:
+    """Does a piece, one at a time in a process; returns what went wrong, empty for nothing."""
+    try:
+        with _ONE_AT_A_TIME:
+            work(piece)
+    except Exception as error:
+        return f"piece {piece}: {error}\n{''.join(traceback.format_exception(error))}"
+    return ""
+
+
 class PieceFailed(RuntimeError):
     """A piece of work raised; the message carries where."""
 
@@ -64,10 +89,10 @@ class Scheduler:
             if not ray.is_initialized():
                 cluster = {"num_cpus": engine.workers, "include_dashboard": False} if engine.address is None else {}
                 ray.init(address=engine.address, log_to_driver=False, logging_level=logging.ERROR, **cluster)
-            daft.set_runner_ray(noop_if_initialized=True)
+            _set_runner("ray", daft.set_runner_ray)
             self.workers = engine.workers or int(ray.cluster_resources()["CPU"])
         else:
-            daft.set_runner_native()
+            _set_runner("native", daft.set_runner_native)
             self.workers = engine.workers or len(os.sched_getaffinity(0))
         self.engine = engine
 
@@ -105,19 +130,16 @@ class Scheduler:
         import daft
 
         workers = min(self.workers, len(pieces))
-        apart = self.engine.runner == "ray" or workers > 1
+        apart = self.engine.runner == "ray" or self.workers > 1
+        where = {"max_concurrency": workers, "use_process": True} if apart else {"use_process": False}
 
-        @daft.cls(max_concurrency=workers, use_process=apart)
+        @daft.cls(**where)
         class Worker:
             def __init__(self, work: Any):
                 self.work = work
 
             def __call__(self, piece: int) -> str:
-                try:
-                    self.work(piece)
-                except Exception as error:
-                    return f"piece {piece}: {error}\n{''.join(traceback.format_exception(error))}"
-                return ""
+                return _failure_of(self.work, piece)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -26,7 +26,7 @@ from llama3_jax.curation.stages.languages import Languages, identify_languages
 from llama3_jax.curation.stages.lines import Lines, deduplicate_lines
 from llama3_jax.curation.stages.near_duplicates import NearDuplicates, near_duplicates
 from llama3_jax.curation.stages.reading import Reading, SourceFiles, read_sources
-from llama3_jax.curation.stages.write import Write, Written, write_documents
+from llama3_jax.curation.stages.write import Write, Written, licenses, write_documents
 from llama3_jax.curation.step import Piece
 from llama3_jax.tokenizer.object_store import is_url
 
@@ -112,6 +112,8 @@ class Curated:
     removed_lines: Piece | None
     partitions: tuple[Partition, ...]
     """Of the last stage before writing."""
+    licenses: Mapping[str, int]
+    """Licence -> documents that are kept."""
 
 
 def placed(run: Curation, say: Callable[[str], None] = print) -> Curation:
@@ -269,4 +271,4 @@ def curate(
     if run.decontaminate is not None:
         partitions = done(decontaminate(context, partitions, run.decontaminate))
     written = None if run.write is None else write_documents(context, partitions, run.write, run.groups)
-    return Curated(tuple(outcomes), written, removed_lines, tuple(partitions))
+    return Curated(tuple(outcomes), written, removed_lines, tuple(partitions), licenses(partitions))

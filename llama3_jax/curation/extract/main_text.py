@@ -26,18 +26,18 @@ _HIDDEN = re.compile(
 )
 _NAMED = re.compile(r'(?:class|id)="([^"]*)"')
 _BOILERPLATE = frozenset(
-    "nav navbar navigation navigator navbox menu submenu sidebar breadcrumb breadcrumbs crumb crumbs footer foot cookie cookies "
-    "consent gdpr addthis sns readmore ad ads adsense adbox banner newsletter newsletters signup popup modal overlay lightbox "
-    "toolbar toolbox pagination pager paging tag tags taglist tagcloud widget widgets comment comments respond replies trending "
-    "popular outbrain taboola skip masthead topbar metadata login printfriendly print noprint editsection catlinks toc copyright disclaimer "
-    "hatnote headerlink feedback rating survey paywall carousel slider".split()
+    "nav navbar navigation navigator navbox menu submenu sidebar breadcrumb breadcrumbs crumb crumbs footer foot cookie "
+    "cookies consent gdpr addthis sns readmore ad ads adsense adbox banner newsletter newsletters signup popup modal "
+    "overlay lightbox toolbar toolbox pagination pager paging tag tags taglist tagcloud widget widgets comment comments "
+    "respond replies trending popular outbrain taboola skip masthead topbar metadata login printfriendly print noprint "
+    "editsection catlinks toc copyright disclaimer hatnote headerlink feedback rating survey paywall carousel slider".split()
 )
 _BEGINNINGS = ("share", "sharing", "social", "related", "recommend", "promo", "advert", "sponsor", "subscri", "disqus", "donat")
 _PAIRS = frozenset(
-    "side bar,side column,sidecolumn,more stories,more posts,more articles,more news,more from,read more,sign up,tag cloud,"
-    "jump link,jump links,skip link,skip nav,author bio,author box,author card,author info,post meta,entry meta,meta data,"
-    "sr only,screen reader,visually hidden,reference tooltip,back to,authority control,site header,page header,global header,global nav,"
-    "gallery nav".split(",")
+    "side bar,side column,sidecolumn,more stories,more posts,more articles,more news,more from,read more,sign up,"
+    "tag cloud,jump link,jump links,skip link,skip nav,author bio,author box,author card,author info,post meta,"
+    "entry meta,meta data,sr only,screen reader,visually hidden,reference tooltip,back to,authority control,site header,"
+    "page header,global header,global nav,gallery nav".split(",")
 )
 _WORDS = re.compile("[a-z0-9]+")
 _GUTTER = re.compile(

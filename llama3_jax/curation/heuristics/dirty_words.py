@@ -17,14 +17,14 @@ from llama3_jax.curation.text_buffer import word_classes
 
 @dataclass(frozen=True, kw_only=True)
 class DirtyWords:
-    """Neither list nor threshold is printed: bring your lists; the thresholds are ours. A document breaks the rule if it
-    breaks both bounds' measure, each alone switched off by null."""
+    """Neither list nor threshold is printed: bring your lists; the thresholds are ours. Null switches one off."""
 
     lists: Mapping[str, str]
     """Language -> a UTF-8 file of one word or phrase a line; a language without a list is not judged."""
     max_share: float | None = 0.01
     """Of the words of a document."""
-    max_count: int | None = 50
+    max_count: int | None = None
+    """Whatever the length of the document; only of use where no source has books."""
 
 
 def dirty_word_rules(batch: Batch, settings: DirtyWords, language: str) -> Iterator[Rule]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -78,3 +78,13 @@ def _rules(batch: Batch, rules: Rules, language: str, reference: np.ndarray | No
         yield from gopher_repetition_rules(batch, rules.gopher_repetition)
     if rules.c4 is not None:
         yield from c4_rules(batch, rules.c4)
+
+
+def bounds_of(rules: Rules) -> dict[str, list[float]]:
+    """Name of a measurement -> the bounds that it has under these rules."""
+    found = _rules(Batch([""]), replace(rules, dirty_words=None), "", None)
+    bounds = {rule.name: [bound for bound in (rule.at_least, rule.at_most) if bound is not None] for rule in found}
+    if (words := rules.dirty_words) is not None:
+        named = (("dirty_words.share", words.max_share), ("dirty_words.count", words.max_count))
+        bounds |= {name: [bound] for name, bound in named if bound is not None}
+    return bounds

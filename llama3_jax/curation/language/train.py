@@ -43,8 +43,9 @@ def train_language_model(
 ) -> Trained:  # fmt: skip
     """Trains fastText on words and their character 1- to 4-grams, quantizes it to about 1.5 MB, and measures that.
 
-    The same texts in the same order with the same seed give the same bytes: one thread, in a process of its own, for
-    fastText 0.9 begins to train with one thread from whatever lies in nine tenths of its memory, and that has to be zeros.
+    The same texts in the same order with the same seed give the same bytes, on one kind of processor and glibc: one thread,
+    in a process of its own, for fastText 0.9 with one thread begins from whatever lies in nine tenths of its matrix, and
+    that has to be zeros.
 
     Args:
         labelled: (group, language, text); texts of one group, say translations of one another, are held out together.
@@ -55,6 +56,8 @@ def train_language_model(
     """
     if not 0 < held_out_fraction < 1:
         raise ValueError(f"held_out_fraction={held_out_fraction}; use more than 0 and less than 1, such as 0.2")
+    if epochs < 1 or num_buckets < 1024:
+        raise ValueError(f"epochs={epochs}, num_buckets={num_buckets}; use 1 and 1024 or more")
     train, held_out = [], []
     for group, language, text in labelled:
         if not language or len(language.split()) != 1:
