@@ -13,6 +13,7 @@ DATA = [  # what `llama3 curate` runs on
     "resiliparse>=1.0",
     "fasttext-numpy2-wheel>=0.9.2",
     "trafilatura>=2.0",
+    "lxml_html_clean>=0.4",  # of trafilatura, which asks for it in a way that older pips overlook
 ]
 
 setup(

@@ -21,7 +21,8 @@ def prose(seed, sentences=14):
 def page(title, text):
     paragraphs = "".join(f"<p>{part}.</p>" for part in text.split(". "))
     return (
-        f"<html><head><title>{title}</title><script>var a = 1;</script></head><body><nav><a href='/'>Home</a> <a href='/x'>More</a>"
+        f"<html><head><title>{title}</title><script>var a = 1;</script></head><body><nav><a href='/'>Home</a> <a "
+        f"href='/x'>More</a>"
         f"</nav><article><h1>{title}</h1>{paragraphs}</article><footer>All rights reserved</footer></body></html>"
     )
 
@@ -47,19 +48,26 @@ def write_crawl(directory: Path, pages=24) -> Path:
             for n in range(file, pages, 3)
         ]
         if file == 0:  # page 1 again: newer, and other
-            records.append(warc_record("https://www.site1.org/page/1/?utm_source=x", "2025-01-01T00:00:00Z", page("Page 1", prose(1001))))
+            records.append(
+                warc_record("https://www.site1.org/page/1/?utm_source=x", "2025-01-01T00:00:00Z", page("Page 1", prose(1001)))
+            )
             records.append(warc_record("https://adult.example.com/a", "2024-01-01T00:00:00Z", page("No", prose(77))))
         if file == 1:
             records.append(b"this is no record at all")
         (directory / f"web/part-{file}.warc.gz").write_bytes(b"".join(records))
     base = prose(500, 40)
-    log = "\n".join(f"ERROR 2024-01-01 12:{n // 60:02}:{n % 60:02} connection refused by host {n}, trying again" for n in range(80))
+    log = "\n".join(
+        f"ERROR 2024-01-01 12:{n // 60:02}:{n % 60:02} connection refused by host {n}, trying again" for n in range(80)
+    )
     books = [
         {"id": "original", "text": base},
         {"id": "the same", "text": base},
         {"id": "nearly the same", "text": base + " And a word more."},
         {"id": "log", "text": log},
-        {"id": "exam", "text": prose(600) + " the capital of the old kingdom by the sea was moved to the hills in spring " + prose(601)},
+        {
+            "id": "exam",
+            "text": prose(600) + " the capital of the old kingdom by the sea was moved to the hills in spring " + prose(601),
+        },
         {"id": "mail", "text": prose(602) + " Write to jane.doe@example.org for it."},
         *({"id": f"book {n}", "text": prose(n + 700), "license": "CC0-1.0"} for n in range(20)),
     ]

@@ -57,7 +57,10 @@ class EvaluationIndex:
 
     @classmethod
     def of(cls, texts: Mapping[str, Sequence[str]], settings: Contamination) -> EvaluationIndex:
-        """Of the texts of each evaluation set, by its name. Of an n-gram in several sets, the first by name is told."""
+        """Of the texts of each evaluation set, by its name. Of an n-gram in several sets, the first by name is told.
+
+        An n-gram with more numbers than words is left out: 1, 2, 3, ... is in every table and says nothing.
+        """
         names, distinct = sorted(texts), {}
         for number, name in enumerate(names):
             for text in texts[name]:
@@ -70,7 +73,9 @@ class EvaluationIndex:
                 if length not in (settings.short_ngram, settings.long_ngram):
                     _, begin = np.unique(batch.texts, return_index=True)
                     begin = begin[batch.size_of_text[batch.texts[begin]] // _PARTS == length]
-                keys, start, _ = batch.ngrams(length, begin)
+                keys, start, end = batch.ngrams(length, begin)
+                telling = 2 * (batch.letters_before[end] - batch.letters_before[start]) >= end - start
+                keys, start = keys[telling], start[telling]
                 of_length = found.setdefault(length, ([], []))
                 of_length[0].append(keys)
                 of_length[1].append(batch.texts[start] + first_text)
@@ -165,6 +170,9 @@ class _Words:
         self.sizes = _sizes(held.points[found.starts[full]])
         """Of each word, in quarters of a word."""
         self.size_of_text = np.bincount(self.texts, self.sizes, len(texts)).astype(np.int64)
+        digits = look_up(folded(True), held.points[found.starts[full]]) == ord("0")
+        self.letters_before = np.concatenate([[0], np.cumsum(~digits)])
+        """Up to each word, how many begin with no digit."""
 
     def ngrams(self, length: int, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The pieces of a text that have so many words: of each 64 bits, its first word and the word behind its last.

@@ -4,7 +4,6 @@ and 64-bit hashes of pieces. Equal pieces have equal hashes wherever they stand,
 from __future__ import annotations
 
 import functools
-import re
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -154,30 +153,3 @@ def _powers(base: int, length: int) -> np.ndarray:
     return held[:length]
 
 
-_SINGLES = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _UNSPACED) + "\U0001f000-\U0010ffff]")
-_NO_WIDTH = 0x7F
-"""Stands for accents that are characters of their own, until they are taken out."""
-
-
-@functools.cache
-def _spaced() -> np.ndarray:
-    """Code point -> lower case without accents, a space for what is in no word."""
-    table, classes = folded(False).copy(), word_classes()
-    table[(table == 0) & (classes != 0)] = _NO_WIDTH
-    table[ord("_")] = ord("_")
-    table[classes == 0] = ord(" ")
-    return table
-
-
-def spaced_words(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> list[str]:
-    """Each text as its words in lower case, without accents, one space between them."""
-    held = buffer(texts)
-    if not len(held.ends):
-        return []
-    plain = look_up(_spaced(), held.points)
-    plain[held.ends] = NEWLINE
-    stays = plain != _NO_WIDTH
-    blank = plain == ord(" ")
-    stays[1:] &= ~(blank[1:] & (blank[:-1] | (plain[:-1] == NEWLINE)))
-    spaced = plain[stays].tobytes().decode("utf-32-le", "surrogatepass").split("\n")[:-1]
-    return [" ".join(_SINGLES.sub(r" \g<0> ", text).split()) if _SINGLES.search(text) else text.strip() for text in spaced]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from crawl import RUN, write_crawl
 
 from llama3_jax.commands.curate import compose, run_curation
 from llama3_jax.commands.train import compose as compose_training
-from crawl import RUN, write_crawl
 
 
 def run(crawl, runs, *overrides):
@@ -27,7 +27,9 @@ def run(crawl, runs, *overrides):
 def files_of(directory):
     """Every file of the stages by its hash."""
     stages = Path(directory) / "stages"
-    return {str(p.relative_to(stages)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(stages.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(stages)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(stages.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,18 @@ def test_the_bytes_do_not_depend_on_workers_and_runner(crawl, curated, tmp_path,
 
 
 def start(crawl, runs, *overrides):
-    command = [sys.executable, "-m", "llama3_jax", "curate", str(crawl / "run.yaml"), "--data", str(crawl), "--runs", str(runs), *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "llama3_jax",
+        "curate",
+        str(crawl / "run.yaml"),
+        "--data",
+        str(crawl),
+        "--runs",
+        str(runs),
+        *overrides,
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 

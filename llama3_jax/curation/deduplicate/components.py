@@ -68,5 +68,5 @@ def _smallest(num_nodes: int, left: np.ndarray, right: np.ndarray) -> np.ndarray
     edges = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(num_nodes, num_nodes))
     count, labels = connected_components(edges, directed=False)
     first = np.full(count, num_nodes, np.int64)
-    np.maximum.at(first, labels, np.arange(num_nodes))
+    np.minimum.at(first, labels, np.arange(num_nodes))
     return first[labels]

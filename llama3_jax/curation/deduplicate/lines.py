@@ -17,8 +17,9 @@ def line_hashes(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> tuple[np.n
     """Every line that has a letter or a digit.
 
     Lines are compared as CCNet's paper says: in lower case, without accents, punctuation and symbols, and with every digit
-    as 0. That white space does not count either is ours. (CCNet's code keeps accents.) Within a bucket of 3e9 different
-    lines, one in 6e9 shares its 64 bits with another; that is no harm, for both would have to be frequent together.
+    as 0. (Its code, `normalize_for_dedup`, is milder: it keeps accents and the punctuation of ASCII.) That white space does
+    not count either is ours. Within a bucket of 3e9 different lines, one in 6e9 shares its 64 bits with another, and goes
+    with it only if they are frequent together.
 
     Returns: of each such line its hash (uint64), the number of its text, and its number among `text.split("\\n")` (int64).
     """

@@ -1,4 +1,4 @@
-"""The same page under several spellings of its address, and which of its versions is the newest."""
+"""The same page under several spellings of its address."""
 
 from __future__ import annotations
 
@@ -50,23 +50,3 @@ def url_keys(urls: Sequence[str]) -> np.ndarray:
     """128 bits of each normalised address: uint64, [urls, 2]; among 15e9, any two differ but for a probability of 3e-19."""
     data = b"".join(hashlib.blake2b(normal_url(url).encode(), digest_size=16).digest() for url in urls)
     return np.frombuffer(data, np.uint64).reshape(-1, 2)
-
-
-def newest(keys: np.ndarray, crawl_times: Sequence[str], ids: Sequence[str]) -> np.ndarray:
-    """Which documents stay: of each key the newest, and of equally new ones the one with the smallest id.
-
-    Args:
-        keys: uint64, [documents, 2].
-        crawl_times: ISO 8601 in UTC and one form, so that they sort as text; empty is oldest.
-    Returns: bool, [documents].
-    """
-    if not len(keys):
-        return np.zeros(0, bool)
-    newest_first = -np.unique(np.asarray(crawl_times, object), return_inverse=True)[1]
-    smallest_first = np.unique(np.asarray(ids, object), return_inverse=True)[1]
-    order = np.lexsort((smallest_first, newest_first, keys[:, 1], keys[:, 0]))
-    stays = np.zeros(len(keys), bool)
-    begins = np.ones(len(keys), bool)
-    begins[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
-    stays[order[begins]] = True
-    return stays

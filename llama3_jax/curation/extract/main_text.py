@@ -40,21 +40,19 @@ _PAIRS = frozenset(
     "page header,global header,global nav,gallery nav".split(",")
 )
 _WORDS = re.compile("[a-z0-9]+")
-_GUTTER = re.compile(
-    r"(?i)(?:^|[\s_-])(?:linenos?|linenodiv|line-?numbers?(?:-rows)?|gutter|blob-num|ln-num|hljs-ln-numbers?|lnt?|"
-    r"copy-?(?:button|btn)?|clipboard)(?:$|[\s_-])"
-)
-_RENDERED = re.compile(r'class="[^"]*(?:MathJax|katex-html|mjx-|MJX|mathjax_preview)')
+_GUTTER = frozenset("lineno linenos linenodiv linenumber linenumbers gutter lnt clipboard".split())
+_GUTTER_PAIRS = frozenset("line number,line numbers,blob num,ln num,ln numbers,copy button,copy btn".split(","))
+_RENDERED = re.compile("MathJax|mathjax_preview|katex-html|mjx-|MJX")
 _CONTENT = re.compile(
     r'(?i)(?:class|id)="[^"]*(?:article-?body|articlebody|post-?content|entry-?content|story-?body|post-?body|article-?content|'
     r'main-?content|markdown-body|mw-parser-output|post-text|page-content|body-content|article__body|article-text|story-content)|'
     r'itemprop="articleBody"|role="main"'
 )
-_KEPT_NAMES = frozenset("html body main article".split())
 _NAMED_FOR_CONTENT = frozenset("pre code p h1 h2 td".split())
 """Elements whose class or id speaks of what they are about, not of their part in the page."""
-_UNNAMED = frozenset("a br hr".split())
-_MOST = {"": -1.0, "rendered": 2.0, "hidden": 0.8, "gutter": 0.4, "boilerplate": 0.4}
+_UNNAMED = frozenset("a br hr html body main article".split())
+"""Elements that are not left out for what they call themselves."""
+_MOST = {"rendered": 2.0, "hidden": 0.8, "gutter": 0.4, "boilerplate": 0.4}
 """An element of more than this share of the page's prose stays, whatever it says of itself."""
 
 
@@ -72,18 +70,18 @@ def main_text(page: bytes, encoding: str) -> str:
     elements = take_apart(lifted)
     if not elements.names:
         return put_back(" ".join(html.unescape(elements.texts[0]).split()), formulas)
-    gone, chosen = _content(elements)
+    gone, chosen = _content(elements, bool(formulas))
     text = written(elements, gone, *chosen)
     if not text.strip():
         text = written(elements, np.zeros_like(gone), 0, len(elements.names) - 1)
     return put_back(text, formulas)
 
 
-def _content(page: Elements) -> tuple[np.ndarray, tuple[int, int]]:
+def _content(page: Elements, has_formulas: bool) -> tuple[np.ndarray, tuple[int, int]]:
     """Which start tags begin something that is left out, and between which tags the main content lies."""
     count = len(page.names)
-    names = [page.names[number] for number in page.starts]
-    attributes = [page.attributes[number] for number in page.starts]
+    names = [page.names[number] for number in page.starts.tolist()]
+    attributes = [page.attributes[number] for number in page.starts.tolist()]
     starts, ends = page.starts, page.ends
     lengths = np.array([len(text.strip()) for text in page.texts], np.int64)
     total = np.concatenate([[0], np.cumsum(lengths)])
@@ -101,22 +99,24 @@ def _content(page: Elements) -> tuple[np.ndarray, tuple[int, int]]:
     links = inside(np.concatenate([[0], np.cumsum(np.where(in_link, lengths, 0))]))
     whole = max(1, int(total[-1]))
     unlinked = max(1, whole - int(np.where(in_link, lengths, 0).sum()))
-    marks = inside(np.concatenate([[0], np.cumsum([text.count(OPEN) for text in page.texts])]))
+    marked = np.array([OPEN in text for text in page.texts], np.int64) if has_formulas else np.zeros(count + 1, np.int64)
+    marks = inside(np.concatenate([[0], np.cumsum(marked)]))
 
     gone = np.zeros(len(starts), bool)
     share = (held - links) / unlinked
+    shares, link_share = share.tolist(), links > 0.3 * held
     for place, name in enumerate(names):
-        if name in _KEPT_NAMES:
+        if name in _UNNAMED:
             continue
         if name in _GONE:
-            gone[place] = share[place] < 0.5
-        elif name not in _UNNAMED and (said := attributes[place]):
+            gone[place] = shares[place] < 0.5
+        elif said := attributes[place]:
             sign = _sign(said)
-            gone[place] = share[place] < _MOST[sign] and not (sign == "hidden" and marks[place])
-            if sign == "boilerplate" and name in _NAMED_FOR_CONTENT:
-                gone[place] = False
-        if name == "header" and not gone[place] and share[place] < 0.2 and links[place] > 0.3 * held[place]:
-            gone[place] = True
+            if sign and shares[place] < _MOST[sign]:
+                spared = (sign == "hidden" and marks[place]) or (sign == "boilerplate" and name in _NAMED_FOR_CONTENT)
+                gone[place] = not spared
+        if name == "header" and not gone[place]:
+            gone[place] = shares[place] < 0.2 and link_share[place]
 
     covered = np.zeros(count + 2, np.int64)
     np.add.at(covered, starts[gone] + 1, 1)
@@ -127,28 +127,31 @@ def _content(page: Elements) -> tuple[np.ndarray, tuple[int, int]]:
     return _with_link_lists(names, gone, held, links, score), _main(page, names, attributes, gone, score)
 
 
-@functools.lru_cache(maxsize=2**15)
 def _sign(attributes: str) -> str:
     """What the attributes of an element say that it is."""
-    if _RENDERED.search(attributes):
-        return "rendered"
-    if _HIDDEN.search(attributes):
+    by_name = _named(tuple(_NAMED.findall(attributes))) if '="' in attributes else ""
+    if by_name == "rendered":
+        return by_name
+    if ("hidden" in attributes or "none" in attributes) and _HIDDEN.search(attributes):
         return "hidden"
-    label = " ".join(_NAMED.findall(attributes))
-    if label and _GUTTER.search(label):
+    if not by_name and "role=" in attributes and _ROLES.search(attributes):
+        return "boilerplate"
+    return by_name
+
+
+@functools.lru_cache(maxsize=2**14)
+def _named(labels: tuple[str, ...]) -> str:
+    """By the words of an element's class and id."""
+    label = " ".join(labels)
+    if _RENDERED.search(label):
+        return "rendered"
+    words = _WORDS.findall(label.lower())
+    pairs = {f"{one} {other}" for one, other in zip(words, words[1:], strict=False)}
+    if not _GUTTER.isdisjoint(words) or not _GUTTER_PAIRS.isdisjoint(pairs):
         return "gutter"
-    if (label and _is_boilerplate(label)) or _ROLES.search(attributes):
+    if not _BOILERPLATE.isdisjoint(words) or not _PAIRS.isdisjoint(pairs) or any(w.startswith(_BEGINNINGS) for w in words):
         return "boilerplate"
     return ""
-
-
-def _is_boilerplate(label: str) -> bool:
-    """By the words of an element's class and id."""
-    words = _WORDS.findall(label.lower())
-    return (
-        any(word in _BOILERPLATE or word.startswith(_BEGINNINGS) for word in words)
-        or any(f"{one} {other}" in _PAIRS for one, other in zip(words, words[1:], strict=False))
-    )  # fmt: skip
 
 
 def _prose(page: Elements, names: list[str], lengths: np.ndarray, seen: np.ndarray) -> np.ndarray:

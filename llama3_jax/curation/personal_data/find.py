@@ -33,6 +33,8 @@ _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f]{1,4}:)(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{1,4}(?![\w:.])")
 _DIGITS = re.compile(r"(?<![\w.,/=+\\-])\d(?:[ -]?\d){9,18}(?![\w=]|[.,-]\d)")
 _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
+_ACCOUNT = re.compile(r"[A-Z]{2}\d{2} $")
+"""Before digits that are of an account, right or wrong."""
 _SSN = re.compile(r"(?<![\w-])(\d{3})-(\d{2})-(\d{4})(?![\w-])")
 _LETTERED = re.compile(
     r"(?<!\w)(?:(?P<italian>[A-Z]{6}\d{2}[A-EHLMPR-T]\d{2}[A-Z]\d{3}[A-Z])|(?P<spanish>(?:\d{8}|[XYZ]\d{7})-?[A-HJ-NP-TV-Z])"
@@ -78,10 +80,10 @@ def _windows(text: str) -> Iterator[tuple[int, int]]:
 def _cards(text: str, start: int, end: int) -> Iterator[Item]:
     for match in _DIGITS.finditer(text, start, end):
         digits = re.sub(r"\D", "", match.group())
-        if numbers.is_card(digits):
-            yield Item("card", *match.span())
-        elif numbers.is_french_nir(digits) or ("-" not in match.group() and numbers.is_german_tax_id(digits)):
+        if numbers.is_french_nir(digits) or ("-" not in match.group() and numbers.is_german_tax_id(digits)):
             yield Item("national_id", *match.span())
+        elif numbers.is_card(digits) and not _ACCOUNT.search(text, max(0, match.start() - 6), match.start()):
+            yield Item("card", *match.span())
 
 
 def _ibans(text: str, start: int, end: int) -> Iterator[Item]:

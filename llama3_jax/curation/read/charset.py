@@ -26,7 +26,14 @@ def encoding_of(data: bytes, content_type: str = "") -> str:
     for label in (said and said.group(1), in_page and in_page.group(1).decode("ascii")):
         if label and (name := _codec(label)) and name != "utf-8":
             return name
-    return _codec(detect_encoding(data[: 2**16])) or "windows-1252"
+    guessed = _codec(detect_encoding(data[: 2**16])) or "windows-1252"
+    return "windows-1252" if guessed == "utf-8" and _is_not_utf8(data) else guessed
+
+
+def _is_not_utf8(data: bytes) -> bool:
+    """Whether more than a few characters beyond ASCII are wrong."""
+    text = data[: 2**16].decode("utf-8", "replace")
+    return text.count("\ufffd") > 0.1 * sum(character > "\x7f" for character in text)
 
 
 def is_utf8(data: bytes) -> bool:

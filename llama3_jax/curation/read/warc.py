@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import io
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -12,12 +13,12 @@ from llama3_jax.curation.read.charset import decoded, encoding_of
 from llama3_jax.curation.read.nesting import deeper_than
 from llama3_jax.curation.read.raw import Limits, Raw, Skipped
 
-_log = logging.getLogger(__name__)
-
-_DOCUMENTS = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
+_DOCUMENTS = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion)
 _HTML = ("text/html", "application/xhtml+xml")
-_BEGINNINGS = {".gz": b"\x1f\x8b\x08", "": b"WARC/1.", ".zst": b"\x28\xb5\x2f\xfd"}
+_GZIP, _ZSTD, _WARC = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"WARC/1."
 _CHUNK = 2**20
+_HEADERS = 2**17
+"""Bytes that the headers of a record may take beside its content."""
 
 
 def read_warc(file: BinaryIO, name: str, limits: Limits) -> Iterator[Raw | Skipped]:
@@ -28,18 +29,78 @@ def read_warc(file: BinaryIO, name: str, limits: Limits) -> Iterator[Raw | Skipp
         file: seekable.
         name: of the file, by whose end the compression is known; ids of records without their own are NAME:OFFSET.
     """
-    beginning = _BEGINNINGS[next(suffix for suffix in (".gz", ".zst", "") if name.lower().endswith(suffix))]
-    start = 0
+    if name.lower().endswith(".gz"):
+        yield from _members(file, name, limits)
+    else:
+        yield from _stream(file, name, limits, 0, _ZSTD if name.lower().endswith(".zst") else _WARC)
+
+
+def _members(file: BinaryIO, name: str, limits: Limits) -> Iterator[Raw | Skipped]:
+    """A gzip file of a record a member, as the standard advises: what is wrong in one stays in it."""
+    most = limits.max_record_bytes + _HEADERS
+    offset: int | None = 0
+    while offset is not None:
+        where = f"{name}:{offset}"
+        file.seek(offset)
+        inflater, held, size, read = zlib.decompressobj(31), [], 0, 0
+        try:
+            while not inflater.eof:
+                packed = inflater.unconsumed_tail or file.read(_CHUNK)
+                if not packed:
+                    break
+                read += 0 if inflater.unconsumed_tail else len(packed)
+                piece = inflater.decompress(packed, _CHUNK)
+                size += len(piece)
+                if size <= most + _CHUNK:
+                    held.append(piece)
+        except zlib.error as error:
+            yield Skipped(where, "bad_record", str(error)[:200])
+            offset = _next_record(file, offset + 1, _GZIP)
+            continue
+        if read == 0:
+            return
+        data = b"".join(held)
+        if size > most and data.count(b"\r\nWARC/1.", 0, most) > 0:  # one member around many records
+            yield from _stream(file, name, limits, offset, _GZIP)
+            return
+        if size > most:
+            yield Skipped(where, "too_big", size)
+        elif not inflater.eof:
+            yield Skipped(where, "cut_short", size)
+        else:
+            yield from _records(data, where, limits)
+        offset = offset + read - len(inflater.unused_data) if inflater.eof else _next_record(file, offset + 1, _GZIP)
+
+
+def _records(data: bytes, where: str, limits: Limits) -> Iterator[Raw | Skipped]:
+    """The records of a member."""
+    count = 0
+    try:
+        for record in ArchiveIterator(io.BytesIO(data), parse_http=True, auto_decode="all", fsspec_args=False):
+            count += 1
+            if record.record_type in _DOCUMENTS:
+                yield _document(record, where, limits)
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
+        yield Skipped(where, "bad_record", _short(error))
+        return
+    if not count:
+        yield Skipped(where, "bad_record", "no WARC record in it")
+
+
+def _stream(file: BinaryIO, name: str, limits: Limits, start: int | None, beginning: bytes) -> Iterator[Raw | Skipped]:
+    """Records one after another in one stream."""
     while start is not None:
         file.seek(start)
-        position = start
+        position, progress = start, False
         try:
-            for record in ArchiveIterator(file, record_types=_DOCUMENTS, parse_http=True, auto_decode="all", fsspec_args=False):
-                position = start + record.stream_pos
-                yield _document(record, f"{name}:{position}", limits)
+            for record in ArchiveIterator(file, parse_http=True, auto_decode="all", fsspec_args=False):
+                position, progress = start + record.stream_pos, True
+                if record.record_type in _DOCUMENTS:
+                    yield _document(record, f"{name}:{position}", limits)
             return
         except (OSError, EOFError, ValueError, RuntimeError) as error:
-            yield Skipped(f"{name}:{position}", "bad_record", _short(error))
+            if not progress:  # else the damage is in the next record, where the next round begins
+                yield Skipped(f"{name}:{position}", "bad_record", _short(error))
         start = _next_record(file, position + 1, beginning)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llama3_jax.curation.deduplicate.lines import line_hashes, without_lines
+from llama3_jax.curation.deduplicate.lines import frequent, line_hashes, without_lines
 from llama3_jax.curation.documents import read_groups
 from llama3_jax.curation.judge import Judged, judge_documents
 from llama3_jax.curation.partition import Context, Outcome, Partition, outcome
@@ -59,14 +59,14 @@ def deduplicate_lines(context: Context, partitions: Sequence[Partition], setting
     directories = tuple(piece.directory for piece in counts)
     of_counts = digest([piece.digest for piece in counts])
     tasks = [Task(inputs=(bucket, directories), digest=digest([of_counts, bucket]), size=1) for bucket in range(buckets)]
-    frequent = context.step(f"{STAGE}/frequent", tasks, partial(_write_frequent, at_most=settings.at_most), settings)
-    lists, of_lists = tuple(piece.directory for piece in frequent), digest([piece.digest for piece in frequent])
+    often = context.step(f"{STAGE}/frequent", tasks, partial(_write_frequent, at_most=settings.at_most), settings)
+    lists, of_lists = tuple(piece.directory for piece in often), digest([piece.digest for piece in often])
     removed = context.over(
         f"{STAGE}/remove", partitions, partial(_remove, settings=settings), settings,
         also=[((start, lists), digest([of_start, of_lists])) for start, of_start in also],
     )  # fmt: skip
     inputs = (tuple(piece.directory for piece in removed), lists)
-    listed = context.one(f"{STAGE}/list", inputs, [*removed, *frequent], _list)
+    listed = context.one(f"{STAGE}/list", inputs, [*removed, *often], _list)
     return outcome(STAGE, partitions, removed), listed
 
 
@@ -132,24 +132,21 @@ def _write_counts(inputs, directory: Path, *, settings: Lines, num_buckets: int)
 def _write_frequent(inputs, directory: Path, *, at_most: int) -> Facts:
     bucket, directories = inputs
     rows = read_bucket(directories, bucket)
-    keys, where = np.unique(rows["key"], return_inverse=True)
-    counts = np.zeros(len(keys), dtype=np.int64)
-    np.add.at(counts, where, rows["count"])
-    often = counts > at_most
-    write_buckets(directory, np.zeros(int(often.sum()), dtype=np.int64), {"key": keys[often], "count": counts[often]}, 1)
-    return {"frequent": int(often.sum())}
+    keys, counts = frequent(rows["key"], rows["count"], at_most=at_most)
+    write_buckets(directory, np.zeros(len(keys), dtype=np.int64), {"key": keys, "count": counts}, 1)
+    return {"frequent": len(keys)}
 
 
 def _remove(inputs, directory: Path, *, settings: Lines) -> Facts:
     _, partition, (starts, lists) = inputs
-    frequent = np.sort(read_bucket(lists, 0)["key"])
+    listed = np.sort(read_bucket(lists, 0)["key"])
     buckets = _Buckets(starts, settings.bucket_documents)
     seen: dict[int, tuple[str, str]] = {}
 
     def judge(table: pa.Table, first_row: int) -> Judged:
         keys, rows, lines = _salted(table, buckets)
-        place = np.minimum(np.searchsorted(frequent, keys), max(0, len(frequent) - 1))
-        hit = frequent[place] == keys if len(frequent) else np.zeros(len(keys), dtype=bool)
+        place = np.minimum(np.searchsorted(listed, keys), max(0, len(listed) - 1))
+        hit = listed[place] == keys if len(listed) else np.zeros(len(keys), dtype=bool)
         texts, languages = table["text"].to_pylist(), table["language"].to_pylist()
         reasons: list[str | None] = [None] * len(texts)
         values = np.full(len(texts), np.nan)

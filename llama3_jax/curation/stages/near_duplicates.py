@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from llama3_jax.curation.deduplicate.components import components
+from llama3_jax.curation.deduplicate.components import chained, components, spanning_forest
 from llama3_jax.curation.deduplicate.minhash import MinHash, band_keys, signatures
 from llama3_jax.curation.documents import read_groups
 from llama3_jax.curation.partition import Context, Outcome, Partition
 from llama3_jax.curation.shuffle import num_buckets, read_bucket, write_buckets
-from llama3_jax.curation.stages.duplicates import drop_losers, equal_groups, numbered, write_losers
+from llama3_jax.curation.stages.duplicates import drop_losers, numbered, write_losers
 from llama3_jax.curation.step import Facts, Task, digest
 
 STAGE = "near_duplicates"
@@ -62,16 +62,12 @@ def _write_bands(inputs, directory: Path, *, settings: NearDuplicates, num_bucke
 
 
 def _write_edges(inputs, directory: Path) -> Facts:
-    """Of the documents with a key, the first with each other one: what connects them, no more."""
+    """Of the documents that share keys, what connects them and no more."""
     bucket, directories = inputs
     rows = read_bucket(directories, bucket)
-    groups, members = equal_groups(rows["key"])
-    documents = rows["document"][members]
-    first = documents[np.searchsorted(groups, groups)]
-    pairs = np.unique(np.stack([first, documents], axis=1)[first != documents], axis=0)
-    columns = {"left": pairs[:, 0].copy(), "right": pairs[:, 1].copy()}
-    write_buckets(directory, np.zeros(len(pairs), dtype=np.int64), columns, 1)
-    return {"edges": len(pairs)}
+    left, right = spanning_forest(*chained(rows["key"], rows["document"]))
+    write_buckets(directory, np.zeros(len(left), dtype=np.int64), {"left": left, "right": right}, 1)
+    return {"edges": len(left)}
 
 
 def _write_components(inputs, directory: Path) -> Facts:
