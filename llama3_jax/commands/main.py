@@ -92,6 +92,7 @@ loss: measures the loss over the vocabulary, value and gradients, beside the one
 data: measures how fast token shards become batches, beside a plain Grain pipeline and a packing loop as torchtitan writes it;
 and what each packing policy pads, drops and cuts.
 tokenizer: measures how fast texts become token shards, beside tiktoken's own batch encoding.
+curate: measures each part of curation on one core, beside datatrove where it is installed, and the whole.
 
   llama3 bench train                                              58M parameters, rows of one document
   llama3 bench train bench_packed                                 rows of many documents, cut anew in every batch
@@ -227,7 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--step", type=int, metavar="N", help="of a run's checkpoint (default: the newest)")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
-    bench.add_argument("what", choices=["train", "attention", "decode", "loss", "data", "tokenizer"], help="what is measured")
+    what = ["train", "attention", "decode", "loss", "data", "tokenizer", "curate"]
+    bench.add_argument("what", choices=what, help="what is measured")
     bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: the published one")
     bench.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
     bench.add_argument("--tune", action="store_true", help="attention: measure tile sizes and keep the fastest in the table")
@@ -352,6 +354,7 @@ def _tokenizer(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from llama3_jax.commands.bench import report, run_bench
     from llama3_jax.commands.bench_attention import AttentionBench, predict, report_attention, tune
+    from llama3_jax.commands.bench_curate import CurateBench, report_curate
     from llama3_jax.commands.bench_data import DataBench, report_data, run_data_bench
     from llama3_jax.commands.bench_decode import DecodeBench, report_decode
     from llama3_jax.commands.bench_loss import LossBench, report_loss
@@ -366,6 +369,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         "train": (BenchRun, "bench_dense", lambda run: report(run_bench(run))),
         "data": (DataBench, "bench_data", lambda run: report_data(run_data_bench(run))),
         "loss": (LossBench, "bench_loss", report_loss),
+        "curate": (CurateBench, "bench_curate", report_curate),
         "tokenizer": (TokenizerBench, "bench_tokenizer", report_tokenizer),
         "decode": (DecodeBench, "bench_decode", report_decode),
         "attention": (
