@@ -17,7 +17,7 @@ from llama3_jax.curation.text_buffer import look_up
 _TERMINAL = np.array([ord(sign) for sign in ".!?\"'\u201d\u3002\uff01\uff1f\u061f\u0964"])
 
 _JAVASCRIPT = re.compile("[jJ][aA][vV][aA][sS][cC][rR][iI][pP][tT]")
-_LOREM = re.compile("[jJ][aA][vV][aA][sS][cC][rR][iI][pP][tT]"), re.compile("[lL][oO][rR][eE][mM] [iI][pP][sS][uU][mM]")
+_LOREM = re.compile("[lL][oO][rR][eE][mM] [iI][pP][sS][uU][mM]")
 
 
 @dataclass(frozen=True, kw_only=True)
