@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,18 @@ def start(crawl, runs, *overrides):
         *overrides,
     ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: system calls cannot be watched")
+def test_no_connection_is_attempted(crawl, curated, tmp_path):
+    watched = tmp_path / "calls"
+    small = [str(crawl / "run.yaml"), "--data", str(crawl), "--runs", str(tmp_path), "engine.workers=2"]
+    watch = ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(watched)]
+    command = [*watch, sys.executable, "-m", "llama3_jax", "curate"]
+    assert subprocess.run([*command, *small], capture_output=True, timeout=300).returncode == 0
+    calls = [line for line in watched.read_text().splitlines() if "AF_INET" in line]
+    assert [line for line in calls if 'inet_addr("127.' not in line and "::1" not in line] == []
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import html
 import re
 from urllib.parse import unquote
 
+from llama3_jax.curation.extract.mathml import tex_of
+
 _SCRIPT = re.compile(r'<script[^>]*?type="math/(tex|asciimath)([^"]*)"[^>]*>(.*?)</script>', re.S)
 _MATH = re.compile(r"<math\b([^>]*)>(.*?)</math>", re.S)
 _ANNOTATION = re.compile(r'<annotation[^>]*encoding="[^"]*tex[^"]*"[^>]*>(.*?)</annotation(?:-xml)?>', re.S | re.I)
@@ -33,7 +35,7 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
     """Takes the formulas out of serialised HTML: each becomes a mark, and a string of the list.
 
     TeX of MathJax scripts, of annotations and alttext of MathML, of data attributes and of the `alt` of formula images;
-    MathML without any is written in a line.
+    MathML without any is written as TeX.
     """
     formulas: list[str] = []
 
@@ -53,11 +55,7 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
         display = 'display="block"' in attributes
         if source is not None:
             return mark(_without_style(source.group(1)), display)
-        line = linear(inside)
-        if not line:
-            return ""
-        formulas.append(line)
-        return f" {OPEN}{len(formulas) - 1}{CLOSE} "
+        return mark(html.escape(tex_of(inside), quote=False), display)
 
     if 'type="math/' in page:
         page = _SCRIPT.sub(lambda found: mark(_plain(found.group(3)), "display" in found.group(2)), page)
@@ -104,53 +102,3 @@ def _without_style(tex: str) -> str:
     tex = html.unescape(tex).strip()
     found = re.fullmatch(r"\{\\(?:displaystyle|textstyle)\s*(.*)\}", tex, re.S)
     return found.group(1).strip() if found else tex
-
-
-_ELEMENT = re.compile(r"<(/?)(?:\w+:)?(\w+)[^>]*?(/?)>|([^<]+)")
-
-
-def linear(mathml: str) -> str:
-    """MathML in a line: a/b, x^2, x_i, sqrt(x)."""
-    stack: list[tuple[str, list[str]]] = [("mrow", [])]
-    for closing, name, own, text in _ELEMENT.findall(mathml):
-        if text:
-            if text.strip():
-                stack[-1][1].append(html.unescape(text).strip())
-        elif closing:
-            if len(stack) > 1:
-                kind, parts = stack.pop()
-                stack[-1][1].append(_joined(kind, parts))
-        elif not own:
-            stack.append((name, []))
-    while len(stack) > 1:
-        kind, parts = stack.pop()
-        stack[-1][1].append(_joined(kind, parts))
-    return " ".join(_joined("mrow", stack[0][1]).split())
-
-
-def _joined(kind: str, parts: list[str]) -> str:
-    parts = [part for part in parts if part] if kind in ("mrow", "mtd", "mstyle", "semantics") else parts
-    match kind:
-        case "mfrac" if len(parts) == 2:
-            return f"{_grouped(parts[0])}/{_grouped(parts[1])}"
-        case "msup" if len(parts) == 2:
-            return f"{parts[0]}^{_grouped(parts[1])}"
-        case "msub" if len(parts) == 2:
-            return f"{parts[0]}_{_grouped(parts[1])}"
-        case "msubsup" | "munderover" if len(parts) == 3:
-            return f"{parts[0]}_{_grouped(parts[1])}^{_grouped(parts[2])}"
-        case "msqrt":
-            return f"sqrt({' '.join(parts)})"
-        case "mo":
-            return f" {''.join(parts)} " if "".join(parts) in "=+-<>≤≥≈→" else "".join(parts)
-        case "mtr":
-            return ", ".join(parts)
-        case "mtable":
-            return "; ".join(parts)
-        case "annotation" | "annotation-xml":
-            return ""
-    return "".join(parts)
-
-
-def _grouped(part: str) -> str:
-    return part if len(part.strip()) <= 1 or part.strip().isalnum() else f"({part.strip()})"

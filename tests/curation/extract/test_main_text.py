@@ -76,7 +76,7 @@ def test_code_keeps_lines_and_indentation_without_gutters():
             r"</annotation></semantics></math></span><span class='katex-html' aria-hidden='true'>y1</span></span>",
             "$y_1$",
         ),
-        (r"<math><mfrac><mi>a</mi><mi>b</mi></mfrac><mo>=</mo><msup><mi>c</mi><mn>2</mn></msup></math>", "a/b = c^2"),
+        (r"<math><mfrac><mi>a</mi><mi>b</mi></mfrac><mo>=</mo><msup><mi>c</mi><mn>2</mn></msup></math>", r"$\frac{a}{b}=c^2$"),
         (r"\(\int f\)", r"\(\int f\)"),
     ],
 )
