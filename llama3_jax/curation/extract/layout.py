@@ -95,14 +95,15 @@ def _is_code(attributes: str) -> bool:
 _UNSEEN = re.compile("[\u00ad\u200b\u200c\u2060\ufeff]")
 _INDENTED = re.compile(rf"([{_LINE}{_PARAGRAPH}])\n?((?:\u00a0 ?){{2,40}})(?=[^\s\u00a0])")
 """Code that is shown without being called so: lines that begin with hard blanks."""
-_BLANKS = re.compile(r"[ \n\r\t\f\u00a0\u2028\u2029]+")
+_BLANKS = re.compile(r"[\n\r\t\f\u00a0\u2028\u2029][ \n\r\t\f\u00a0\u2028\u2029]*| [ \n\r\t\f\u00a0\u2028\u2029]+")
 _BREAKS = re.compile(rf"[ {_LINE}{_PARAGRAPH}{_CELL}]*[{_LINE}{_PARAGRAPH}][ {_LINE}{_PARAGRAPH}{_CELL}]*")
 _CODE_BREAKS = re.compile(rf"{_CODE_LINE}?{_CODE_BREAK}+(?:{_CODE_LINE}(?!{_CODE_LINE}))?")
 _AT_ENDS = re.compile(
     rf"[{_CODE_LINE}{_CODE_SPACE}{_CODE_TAB}]*{_CODE_LINE}[{_CODE_SPACE}{_CODE_TAB}]*(?=[{_PARAGRAPH}{_LINE}])"
     rf"|(?<=[{_PARAGRAPH}{_LINE}])[{_CODE_SPACE}{_CODE_TAB}]*{_CODE_LINE}+"
 )
-_FROM_CODE = str.maketrans({_CODE_LINE: "\n", _CODE_SPACE: " ", _CODE_TAB: "\t", _CELL: "\t"})
+_AT_LINE_ENDS = re.compile(r"[ \t]+\n")
+_FROM_CODE = ((_CODE_LINE, "\n"), (_CODE_SPACE, " "), (_CODE_TAB, "\t"), (_CELL, "\t"))
 
 
 def _tidy(text: str) -> str:
@@ -115,4 +116,6 @@ def _tidy(text: str) -> str:
     text = _CODE_BREAKS.sub(_CODE_LINE, text)
     text = _AT_ENDS.sub("", text)
     text = _BREAKS.sub(lambda found: "\n\n" if _PARAGRAPH in found.group() else "\n", text)
-    return re.sub(r"[ \t]+\n", "\n", text.translate(_FROM_CODE)).strip("\n ")
+    for sign, meant in _FROM_CODE:
+        text = text.replace(sign, meant)
+    return _AT_LINE_ENDS.sub("\n", text).strip("\n ")

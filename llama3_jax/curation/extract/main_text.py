@@ -42,6 +42,7 @@ _PAIRS = frozenset(
 _WORDS = re.compile("[a-z0-9]+")
 _GUTTER = frozenset("lineno linenos linenodiv linenumber linenumbers gutter lnt clipboard".split())
 _GUTTER_PAIRS = frozenset("line number,line numbers,blob num,ln num,ln numbers,copy button,copy btn".split(","))
+_FIRST_OF_PAIRS = frozenset(pair.split()[0] for pair in _PAIRS | _GUTTER_PAIRS)
 _RENDERED = re.compile("MathJax|mathjax_preview|katex-html|mjx-|MJX")
 _CONTENT = re.compile(
     r'(?i)(?:class|id)="[^"]*(?:article-?body|articlebody|post-?content|entry-?content|story-?body|post-?body|article-?content|'
@@ -146,12 +147,19 @@ def _named(labels: tuple[str, ...]) -> str:
     if _RENDERED.search(label):
         return "rendered"
     words = _WORDS.findall(label.lower())
-    pairs = {f"{one} {other}" for one, other in zip(words, words[1:], strict=False)}
+    pairs: set[str] = set()
+    if not _FIRST_OF_PAIRS.isdisjoint(words):
+        pairs = {f"{one} {other}" for one, other in zip(words, words[1:], strict=False)}
     if not _GUTTER.isdisjoint(words) or not _GUTTER_PAIRS.isdisjoint(pairs):
         return "gutter"
     if not _BOILERPLATE.isdisjoint(words) or not _PAIRS.isdisjoint(pairs) or any(w.startswith(_BEGINNINGS) for w in words):
         return "boilerplate"
     return ""
+
+
+@functools.lru_cache(maxsize=2**14)
+def _is_content(attributes: str) -> bool:
+    return _CONTENT.search(attributes) is not None
 
 
 def _prose(page: Elements, names: list[str], lengths: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -180,7 +188,7 @@ def _named_for_it(page: Elements, names: list[str], attributes: list[str], gone:
     """The element that calls itself the content, innermost, if what it holds is not one piece of many."""
     named = [
         i for i in np.flatnonzero(~gone & (score > 0)).tolist()
-        if names[i] in ("main", "article") or (attributes[i] and _CONTENT.search(attributes[i]))
+        if names[i] in ("main", "article") or (attributes[i] and _is_content(attributes[i]))
     ]  # fmt: skip
     inner = [i for i in named if not any(i < j and page.starts[j] < page.ends[i] for j in named)]
     best = max(inner, key=lambda i: score[i], default=None)
