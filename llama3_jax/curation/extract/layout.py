@@ -18,8 +18,14 @@ _CODE = re.compile(
     r"(?i)(?:^|[\s_-])(?:syntaxhighlighter|codehilite|CodeMirror-code|prettyprint|crayon-(?:code|pre)|hljs|code-?block)(?:$|\s)"
 )
 # Until the end, breaks are control characters, which no text has.
-_LINE, _PARAGRAPH, _CELL, _CODE_LINE, _CODE_SPACE, _CODE_BREAK, _CODE_TAB = "\x1e\x1d\x1f\x1c\x1b\x19\x1a"
-CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
+_BREAK_SIGNS = "\x1e\x1d\x1f\x1c\x1b\x19\x1a"
+_LINE, _PARAGRAPH, _CELL, _CODE_LINE, _CODE_SPACE, _CODE_BREAK, _CODE_TAB = _BREAK_SIGNS
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
+
+
+def without_controls(page: str) -> str:
+    """A page that has none of the signs which stand for breaks."""
+    return _CONTROLS.sub(" ", page) if any(sign in page for sign in _BREAK_SIGNS) else page
 
 
 def written(page: Elements, gone: np.ndarray, first: int, last: int) -> str:
@@ -113,9 +119,11 @@ def _tidy(text: str) -> str:
             lambda found: found.group(1) + _CODE_SPACE * found.group(2).count("\u00a0") * (1 + (" " in found.group(2))), text
         )
     text = _BLANKS.sub(" ", text if text.isascii() else _UNSEEN.sub("", text))
-    text = _CODE_BREAKS.sub(_CODE_LINE, text)
-    text = _AT_ENDS.sub("", text)
+    if _CODE_BREAK in text:
+        text = _CODE_BREAKS.sub(_CODE_LINE, text)
+    if _CODE_LINE in text:
+        text = _AT_ENDS.sub("", text)
     text = _BREAKS.sub(lambda found: "\n\n" if _PARAGRAPH in found.group() else "\n", text)
     for sign, meant in _FROM_CODE:
         text = text.replace(sign, meant)
-    return _AT_LINE_ENDS.sub("\n", text).strip("\n ")
+    return _CONTROLS.sub("", _AT_LINE_ENDS.sub("\n", text)).strip("\n ")

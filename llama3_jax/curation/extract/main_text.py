@@ -12,7 +12,7 @@ from resiliparse.parse.html import HTMLTree
 
 from llama3_jax.curation.extract.elements import Elements, seen, take_apart
 from llama3_jax.curation.extract.formulas import OPEN, lift_formulas, put_back
-from llama3_jax.curation.extract.layout import CONTROLS, written
+from llama3_jax.curation.extract.layout import without_controls, written
 
 _CONTAINERS = frozenset(
     "body div section article main td table tbody tr ul ol dl li blockquote center form fieldset span dd figure".split()
@@ -67,7 +67,7 @@ def main_text(page: bytes, encoding: str) -> str:
         serialised = HTMLTree.parse_from_bytes(page, encoding, "replace").document.html
     except (ValueError, LookupError, UnicodeError):
         return ""
-    lifted, formulas = lift_formulas(CONTROLS.sub(" ", seen(serialised)))
+    lifted, formulas = lift_formulas(without_controls(seen(serialised)))
     elements = take_apart(lifted)
     if not elements.names:
         return put_back(" ".join(html.unescape(elements.texts[0]).split()), formulas)
