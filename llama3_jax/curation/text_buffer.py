@@ -112,9 +112,12 @@ def words(held: Buffer) -> Spans:
 
 def _after_single(classes: np.ndarray) -> np.ndarray:
     """Whether the last character before, marks aside, is a word of its own."""
-    last = np.where(classes != 3, np.arange(len(classes)), 0)
-    base = classes[np.maximum.accumulate(last)] if len(classes) else classes
-    return np.concatenate([[False], base[:-1] == 2]) if len(classes) else np.zeros(0, bool)
+    single = classes == 2
+    after = np.concatenate([[False], single[:-1]])
+    if (after & (classes == 3)).any():
+        base = np.maximum.accumulate(np.where(classes != 3, np.arange(len(classes)), 0))
+        after[1:] = single[base[:-1]]
+    return after
 
 
 def mix(keys: np.ndarray) -> np.ndarray:

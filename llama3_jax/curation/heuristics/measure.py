@@ -42,11 +42,11 @@ def measure(texts: Sequence[str], settings: Heuristics, *, language: str, refere
     """
     rules = settings.of(language)
     texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
-    if rules.c4 is not None:
-        texts = without_bad_lines(texts, rules.c4)
     reason: list[str | None] = [None] * len(texts)
     value, values = np.full(len(texts), np.nan), {}
     for first, last in _portions(texts):
+        if rules.c4 is not None:
+            texts[first:last] = without_bad_lines(texts[first:last], rules.c4)
         for rule in _rules(Batch(texts[first:last]), rules, language, reference):
             values.setdefault(rule.name, np.full(len(texts), np.nan))[first:last] = rule.values
             for row in np.flatnonzero(rule.broken()).tolist():
