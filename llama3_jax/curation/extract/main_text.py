@@ -123,7 +123,11 @@ def _content(page: Elements, has_formulas: bool) -> tuple[np.ndarray, tuple[int,
     np.add.at(covered, starts[gone] + 1, 1)
     np.add.at(covered, ends[gone] + 1, -1)
     visible = np.cumsum(covered)[: count + 1] == 0
-    prose = _prose(page, names, lengths, visible & ~in_link)
+    in_code = np.zeros(count + 2, np.int64)
+    code = np.array([name == "pre" for name in names], bool)
+    np.add.at(in_code, starts[code] + 1, 1)
+    np.add.at(in_code, ends[code] + 1, -1)
+    prose = _prose(lengths, visible & ~in_link, np.cumsum(in_code)[: count + 1] > 0)
     score = inside(np.concatenate([[0], np.cumsum(prose)]))
     return _with_link_lists(names, gone, held, links, score), _main(page, names, attributes, gone, score)
 
@@ -162,9 +166,10 @@ def _is_content(attributes: str) -> bool:
     return _CONTENT.search(attributes) is not None
 
 
-def _prose(page: Elements, names: list[str], lengths: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """What each text counts for as prose: nothing for a few words, its length for a sentence and more."""
-    values = np.where(seen, lengths, 0).astype(np.float64)
+def _prose(lengths: np.ndarray, seen: np.ndarray, in_code: np.ndarray) -> np.ndarray:
+    """What each text counts for as prose: little for a few words, its length for a sentence and more, and for code a part of
+    it, so that what explains the code is not left behind."""
+    values = np.where(seen, np.where(in_code, 0.2, 1.0) * lengths, 0)
     return np.where(values >= 25, values, 0.1 * values)
 
 

@@ -85,6 +85,12 @@ def test_formulas_keep_their_source(html, formula):
     assert f"It is {formula} as said." in text
 
 
+def test_what_explains_long_code_stays_with_it():
+    code = "\n".join(f"    value_{n} = compute(value_{n - 1}, {n})  # a long line of a long example" for n in range(60))
+    page = f"<body><h2>An example</h2><p>It computes one value from the one before.</p><div class='ex'><pre>{code}</pre></div></body>"
+    assert main_text(page.encode(), "utf-8").startswith("An example\n\nIt computes one value from the one before.\n\n    value_0 =")
+
+
 def test_tables_are_a_row_a_line():
     text = text_of(f"<p>{SENTENCE * 3}</p><table><tr><th>Name</th><th>Age</th></tr><tr><td>Ann</td><td>31</td></tr></table>")
     assert "Name\tAge\nAnn\t31" in text
