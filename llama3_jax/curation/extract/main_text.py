@@ -169,7 +169,7 @@ def _is_content(attributes: str) -> bool:
 def _prose(lengths: np.ndarray, seen: np.ndarray, in_code: np.ndarray) -> np.ndarray:
     """What each text counts for as prose: little for a few words, its length for a sentence and more, and for code a part of
     it, so that what explains the code is not left behind."""
-    values = np.where(seen, np.where(in_code, 0.2, 1.0) * lengths, 0)
+    values = np.where(seen, np.where(in_code, 0.02, 1.0) * lengths, 0)
     return np.where(values >= 25, values, 0.1 * values)
 
 
