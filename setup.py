@@ -6,15 +6,6 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-DATA = [  # what `llama3 curate` runs on
-    "daft>=0.7.26",
-    "ray>=2.50",
-    "fastwarc>=1.0",
-    "resiliparse>=1.0",
-    "fasttext-numpy2-wheel>=0.9.2",
-    "trafilatura>=2.0",
-    "lxml_html_clean>=0.4",  # of trafilatura, which asks for it in a way that older pips overlook
-]
 
 setup(
     name="llama3_jax",
@@ -58,12 +49,27 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
-        "data": DATA,
+        "data": [  # what `llama3 curate` runs on
+            "daft>=0.7.26",
+            "ray>=2.50",
+            "resiliparse>=1.0",
+            "fasttext-numpy2-wheel>=0.9.2",
+            "trafilatura>=2.0",
+            "lxml_html_clean>=0.4",  # of trafilatura, which asks for it in a way that older pips overlook
+        ],
         "s3": ["s3fs>=2025.1"],
         "gcs": ["gcsfs>=2025.1"],
         "test": [
-            *DATA,
+            # of the extra data
+            "daft>=0.7.26",
+            "ray>=2.50",
+            "resiliparse>=1.0",
+            "fasttext-numpy2-wheel>=0.9.2",
+            "trafilatura>=2.0",
+            "lxml_html_clean>=0.4",
+            # of the tests alone
             "datasketch>=1.6",
+            "fastwarc>=1.0",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",

@@ -15,7 +15,8 @@ _ROOM = f"{_PACKAGE}.curation"
 _SCHEDULING = (f"{_ROOM}.engine", f"{_ROOM}.code_version")
 """What decides where work runs, never what comes out."""
 _DISTRIBUTIONS = {
-    "daft": "daft", "fastwarc": "fastwarc", "resiliparse": "resiliparse", "fasttext": "fasttext-numpy2-wheel",
+    "daft": "daft", "zstandard": "zstandard", "brotli": "brotli", "resiliparse": "resiliparse",
+    "fasttext": "fasttext-numpy2-wheel",
     "trafilatura": "trafilatura", "numpy": "numpy", "scipy": "scipy", "pyarrow": "pyarrow", "regex": "regex",
 }  # fmt: skip
 

@@ -3,44 +3,66 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import numpy as np
 
 _NEVER_DEEP = (
     "area base br col embed hr img input link meta source track wbr p li dt dd tr td th option thead tbody tfoot html head body "
-    "! ?"
+    "a ! ?"
 ).split()
-"""Elements without content, and those that close one another."""
+"""Elements without content, and those of which the next closes the last."""
+_NOT_MARKUP = re.compile(rb"<(script|style|textarea|title|noscript)\b.*?</\1|<!--.*?-->", re.I | re.S)
 
 
 def deeper_than(html: bytes, limit: int) -> int:
     """0, or a depth above `limit` that the page reaches.
 
-    Told by the first two letters of tag names, so that the depth is a little too small for some elements.
+    Told by the first two letters of tag names: of each the most that are open at once, whatever else is closed between; so
+    the depth is a little too small for some elements, and too large where a page forgets many ends.
     """
-    if html.count(b"<") <= limit:
+    if html.count(b"<") <= limit or _depth(html) <= limit:
         return 0
+    depth = _depth(_NOT_MARKUP.sub(b"", html))  # in scripts, `a<b` opens nothing
+    return depth if depth > limit else 0
+
+
+def _depth(html: bytes) -> int:
     held = np.frombuffer(html + b"   ", np.uint8)
     begins = np.flatnonzero(held[:-3] == ord("<"))
     closing = held[begins + 1] == ord("/")
-    name = begins + 1 + closing
-    weight = _weights()[held[name].astype(np.int64) << 8 | held[name + 1]].astype(np.int64)
-    depth = np.cumsum(np.where(closing, -weight, weight))
-    lowest = np.minimum(np.minimum.accumulate(depth), 0)  # ends without a beginning close nothing
-    deepest = int((depth - lowest).max())
-    return deepest if deepest > limit else 0
+    first = begins + 1 + closing
+    name = _names()[held[first].astype(np.int64) << 8 | held[first + 1]]
+    step = np.where(closing, -1, 1)
+    counts = np.bincount(name, minlength=1)
+    counts[0] = 0
+    rare = counts <= 64
+    depth = _deepest(np.where(rare[name] & (name > 0), step, 0))
+    for frequent in np.flatnonzero(~rare):
+        depth += _deepest(step[name == frequent])
+    return depth
+
+
+def _deepest(steps: np.ndarray) -> int:
+    """The most that are open at once; ends without a beginning close nothing."""
+    if not steps.size:
+        return 0
+    depth = np.cumsum(steps)
+    return int((depth - np.minimum(np.minimum.accumulate(depth), 0)).max())
 
 
 @functools.cache
-def _weights() -> np.ndarray:
-    """Of the first two bytes of a tag's name: 1 for an element that may hold another of its kind."""
-    weights = np.zeros(2**16, np.int8)
-    letters = [*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)]
-    for letter in letters:
-        weights[letter << 8 : (letter + 1) << 8] = 1
+def _names() -> np.ndarray:
+    """Of the first two bytes of a tag's name, in lower case: a small number, 0 for those that cannot nest deep."""
+    numbers = np.arange(2**16, dtype=np.int64)
+    lower = numbers.copy()
+    for shift in (0, 8):
+        letter = numbers >> shift & 0xFF
+        lower += np.where((letter >= ord("A")) & (letter <= ord("Z")), 32 << shift, 0)
+    begins = lower >> 8
+    lower[(begins < ord("a")) | (begins > ord("z"))] = 0
     for name in _NEVER_DEEP:
-        for start in {name[0], name[0].upper()}:
-            seconds = {name[1], name[1].upper()} if len(name) > 1 else set(" \t\r\n/>")
-            for second in seconds:
-                weights[ord(start) << 8 | ord(second)] = 0
-    return weights
+        seconds = name[1] if len(name) > 1 else " \t\r\n/>"
+        for second in seconds:
+            lower[lower == (ord(name[0]) << 8 | ord(second))] = 0
+    return np.where(lower > 0, (lower >> 8) - ord("a") + 1 << 6 | lower & 63, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -30,9 +31,11 @@ _CODE = (
 _TEXT = "txt md markdown rst tex bib adoc org text".split()
 _VENDORED = {"node_modules", "vendor", "third_party", "__pycache__", "site-packages", "dist", "build"}
 
+_WILD = re.compile(r"[*?\[]")
+
 _READERS: Mapping[str, Reader] = {
     **{f".warc{end}": read_warc for end in ("", ".gz", ".zst")},
-    **{f".wet{end}": read_warc for end in (".gz", ".zst")},
+    **{f".wet{end}": read_warc for end in ("", ".gz", ".zst")},
     **{f".jsonl{end}": read_jsonl for end in ("", ".gz", ".zst")},
     **{f".{kind}{end}": read_html for kind in ("html", "htm", "xhtml") for end in ("", ".gz", ".zst")},
     **{f".{kind}{end}": read_text for kind in _TEXT for end in ("", ".gz", ".zst")},
@@ -57,7 +60,7 @@ class InputFile(NamedTuple):
 
 
 def read(file: InputFile, limits: Limits) -> Iterator[Raw | Skipped]:
-    """The documents of a file, one at a time; whatever is wrong in it is a `Skipped`.
+    """The documents of a file, one at a time; whatever is wrong in what it holds is a `Skipped`.
 
     Raises: OSError if it cannot be opened.
     """
@@ -67,29 +70,52 @@ def read(file: InputFile, limits: Limits) -> Iterator[Raw | Skipped]:
 
 def find_inputs(paths: Sequence[str]) -> list[InputFile]:
     """Every file that can be read, in the order of its name; directories are walked, `*` and `**` match, URLs of object
-    stores are listed. In a directory, files of other kinds are left out and counted in the log.
+    stores are listed. In a directory, files of other kinds and vendored code are left out and counted in the log.
+
+    A name is the path below what was given (of a pattern: below the directory before its first `*`), so that documents keep
+    their ids when the data move; where two files would share one, as many parents are added to both as tell them apart.
 
     Raises: FileNotFoundError for what is not there; ValueError for a file of an unknown kind or a place without any.
     """
     if not paths:
         raise ValueError("paths is empty: name at least one file or directory")
-    found = {file.path: file for path in paths for file in _found(str(path))}
-    return sorted(found.values(), key=lambda file: (file.name, file.path))
+    found: dict[str, InputFile] = {}
+    for path in paths:
+        for file in _found(str(path)):
+            found.setdefault(file.path, file)
+    return sorted(_told_apart(list(found.values())), key=lambda file: (file.name, file.path))
+
+
+def _told_apart(files: list[InputFile]) -> list[InputFile]:
+    by_name = collections.defaultdict(list)
+    for file in files:
+        by_name[file.name].append(file)
+    for name, same in by_name.items():
+        places = [file.path.split("/") for file in same]
+        depth = name.count("/") + 1
+        while len(same) > 1 and len({tuple(place[-depth:]) for place in places}) < len(same):
+            depth += 1
+        if len(same) > 1:
+            by_name[name] = [file._replace(name="/".join(file.path.split("/")[-depth:])) for file in same]
+    return [file for same in by_name.values() for file in same]
 
 
 def _found(path: str) -> list[InputFile]:
     given = path if is_url(path) else os.path.expanduser(path)
     with store_errors(given):
         store, place = fsspec.core.url_to_fs(given)
-        matches = [place] * store.exists(place)
-        if any(sign in place for sign in "*?["):
-            matched = sorted(store.glob(place))
-            matches = [match for match in matched if _suffix(match) is not None or store.isdir(match)]
-            if len(matches) < len(matched):
-                _log.warning("%s: left out %d files of other kinds", path, len(matched) - len(matches))
-        if not matches:
+        if store.exists(place):
+            files = _below(store, place)
+        elif (wild := _WILD.search(place)) is not None:
+            root = place[: wild.start()].rpartition("/")[0]
+            matches = {name: about for name, about in store.glob(place, detail=True).items()}
+            for directory in [name for name, about in matches.items() if about["type"] == "directory"]:
+                matches |= store.find(directory, detail=True)
+            if not matches:
+                raise FileNotFoundError(f"no file or directory matches {path}")
+            files = _readable(store, root, {name: about for name, about in matches.items() if about["type"] != "directory"})
+        else:
             raise FileNotFoundError(f"no file or directory {path}")
-        files = [file for match in matches for file in _below(store, match)]
     if not files:
         raise ValueError(f"{path} holds no readable file; these are read: {', '.join(_READERS)}")
     return files
@@ -97,24 +123,30 @@ def _found(path: str) -> list[InputFile]:
 
 def _below(store: fsspec.AbstractFileSystem, place: str) -> list[InputFile]:
     described = store.info(place)
-    if described["type"] != "directory":
-        if _suffix(place) is None:
-            raise ValueError(f"{place}: unknown kind of file; these are read: {', '.join(_READERS)}")
-        return [_input(store, described, os.path.basename(place))]
+    if described["type"] == "directory":
+        return _readable(store, place.rstrip("/"), store.find(place, detail=True))
+    if _suffix(place) is None:
+        raise ValueError(f"{place}: unknown kind of file; these are read: {', '.join(_READERS)}")
+    return [_input(store, described, os.path.basename(place))]
+
+
+def _readable(store: fsspec.AbstractFileSystem, root: str, found: Mapping[str, Mapping]) -> list[InputFile]:
+    """Of what was found below a root."""
     files, others = [], collections.Counter()
-    root = place.rstrip("/")
-    for name, about in sorted(store.find(root, detail=True).items()):
-        inside = name[len(root) :].lstrip("/")
-        folders = inside.split("/")[:-1]
-        if any(part.startswith(".") or part in _VENDORED for part in folders):
-            others["hidden or vendored"] += 1
-        elif _suffix(name) is None:
+    for name, about in sorted(found.items()):
+        inside = name.removeprefix(root).lstrip("/")
+        suffix, folders = _suffix(name), inside.split("/")[:-1]
+        if any(part.startswith(".") for part in folders):
+            others["hidden"] += 1
+        elif suffix is None:
             others[Path(name).suffix or "no suffix"] += 1
+        elif _READERS[suffix] is read_code and not _VENDORED.isdisjoint(folders):
+            others["vendored"] += 1
         else:
             files.append(_input(store, about, inside))
     if others:
         kinds = ", ".join(f"{kind} {count}" for kind, count in others.most_common(5))
-        _log.warning("%s: left out %d files of other kinds (%s)", place, sum(others.values()), kinds)
+        _log.warning("%s: left out %d files of other kinds (%s)", root, sum(others.values()), kinds)
     return files
 
 

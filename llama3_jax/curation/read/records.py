@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from llama3_jax.curation.read.charset import encoding_of
+from llama3_jax.curation.read.compressed import DAMAGE, inflated
 from llama3_jax.curation.read.nesting import deeper_than
 from llama3_jax.curation.read.raw import Limits, Raw, Skipped
+from llama3_jax.curation.read.times import iso_utc
 
-_CHUNK = 2**18
+_BODIES = ("text", "html")
 _TIMES = ("crawl_time", "date", "timestamp", "created", "added")
-_ROWS = 256
+_LANGUAGES = ("language", "lang")
+_LICENSES = ("license", "licence")
+_FIELDS = (*_BODIES, *_TIMES, *_LANGUAGES, *_LICENSES, "id", "url")
+_ROWS = 16
+"""Of Parquet at a time: a batch is whole in memory."""
 
 
 def read_jsonl(file: BinaryIO, name: str, limits: Limits) -> Iterator[Raw | Skipped]:
@@ -30,7 +34,7 @@ def read_jsonl(file: BinaryIO, name: str, limits: Limits) -> Iterator[Raw | Skip
             line = next(lines)
         except StopIteration:
             return
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        except DAMAGE as error:
             yield Skipped(f"{name}:{number + 1}", "cut_short", str(error)[:200])
             return
         number += 1
@@ -50,87 +54,59 @@ def read_parquet(file: BinaryIO, name: str, limits: Limits) -> Iterator[Raw | Sk
     row = 0
     try:
         with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=_ROWS):
+            columns = [column for column in table.schema_arrow.names if column in _FIELDS]
+            if not set(_BODIES) & set(columns):
+                for row in range(1, table.metadata.num_rows + 1):
+                    yield Skipped(f"{name}:{row}", "no_text_field", ", ".join(table.schema_arrow.names)[:200])
+                return
+            for batch in table.iter_batches(batch_size=_ROWS, columns=columns):
                 for record in batch.to_pylist():
                     row += 1
                     yield from_record(record, f"{name}:{row}", limits)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a date beyond Python's years, text that is not UTF-8
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise  # a disk or store that fails, not what Arrow says of a file
         yield Skipped(f"{name}:{row + 1}", "cut_short", str(error)[:200])
 
 
 def from_record(record: Any, where: str, limits: Limits) -> Raw | Skipped:
     if not isinstance(record, Mapping):
         return Skipped(where, "no_text_field", type(record).__name__)
-    body = next((record[field] for field in ("text", "html") if isinstance(record.get(field), str | bytes)), None)
-    if body is None:
-        return Skipped(where, "no_text_field", ", ".join(map(str, record))[:200])
+    field = next((field for field in _BODIES if isinstance(record.get(field), str | bytes)), None)
+    if field is None:
+        return Skipped(where, "no_text_field", ", ".join(map(_clean, record))[:200])
+    body = record[field]
     if len(body) > limits.max_record_bytes:
         return Skipped(where, "too_big", len(body))
     encoding = ""
-    if isinstance(record.get("text"), bytes):
-        body = body.decode("utf-8", "replace")
-    elif not isinstance(record.get("text"), str):
-        body = body if isinstance(body, bytes) else body.encode("utf-8", "replace")
-        encoding = encoding_of(body)
+    if field == "text":
+        body = body.decode("utf-8", "replace") if isinstance(body, bytes) else _clean(body)
+    else:
+        encoding = "utf-8" if isinstance(body, str) else encoding_of(body)
+        body = body.encode("utf-8", "replace") if isinstance(body, str) else body
         if depth := deeper_than(body, limits.max_nesting):
             return Skipped(where, "too_deep", depth)
     return Raw(
-        id=str(record["id"]) if record.get("id") not in (None, "") else where,
-        url=_text(record, "url"),
-        crawl_time=_text(record, *_TIMES),
-        language=_text(record, "language", "lang"),
-        license=_text(record, "license", "licence"),
+        id=_first(record, "id") or where,
+        url=_first(record, "url"),
+        crawl_time=next(filter(None, (iso_utc(record.get(field)) for field in _TIMES)), ""),
+        language=_first(record, *_LANGUAGES),
+        license=_first(record, *_LICENSES),
         body=body,
         encoding=encoding,
     )
 
 
-def _text(record: Mapping[str, Any], *fields: str) -> str:
+def _first(record: Mapping[str, Any], *fields: str) -> str:
     """The first of the fields that says something."""
     value = next((record[field] for field in fields if record.get(field) not in (None, "")), "")
-    return value if isinstance(value, str) else value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return _clean(value)
 
 
-def inflated(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """The decompressed bytes of a file, in pieces of bounded size.
-
-    Raises: EOFError, zlib.error, ZstdError if it is cut short or damaged, after what could be read.
-    """
-    if name.lower().endswith(".gz"):
-        yield from _gunzipped(file)
-    elif name.lower().endswith(".zst"):
-        yield from _unzstd(file)
-    else:
-        while piece := file.read(_CHUNK):
-            yield piece
-
-
-def _gunzipped(file: BinaryIO) -> Iterator[bytes]:
-    member, pending = None, b""
-    while pending or (pending := file.read(_CHUNK)):
-        member = member or zlib.decompressobj(31)
-        piece = member.decompress(pending, _CHUNK)
-        pending = member.unconsumed_tail
-        if piece:
-            yield piece
-        if member.eof:
-            pending = member.unused_data.lstrip(b"\0")
-            member = None
-    if member is not None:
-        raise EOFError("the last gzip member has no end")
-
-
-def _unzstd(file: BinaryIO) -> Iterator[bytes]:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-    frame, pending = None, b""
-    while pending or (pending := file.read(2**14)):
-        frame = frame or decompressor.decompressobj()
-        if piece := frame.decompress(pending):
-            yield piece
-        pending = frame.unused_data
-        frame = None if frame.eof else frame
-    if frame is not None:
-        raise EOFError("the last zstandard frame has no end")
+def _clean(value: Any) -> str:
+    """Text without lone surrogates, which JSON may write and nothing may store."""
+    text = value if isinstance(value, str) else str(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _lines(pieces: Iterator[bytes], limit: int) -> Iterator[bytes | int]:
