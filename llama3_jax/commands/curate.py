@@ -90,7 +90,9 @@ def _line(outcome: Outcome) -> str:
     why = ", ".join(f"{reason} {group['documents']:,}" for reason, group in facts["rejected"].items())
     return (
         f"{outcome.stage:18} {facts['documents_in']:>11,} documents, {facts['kept']['documents']:>11,} kept, "
-        f"{facts['kept']['bytes'] / 1e6:>9,.1f} MB, {outcome.seconds:6.1f} s" + (f"  ({why})" if why else "")
+        f"{facts['kept']['bytes'] / 1e6:>9,.1f} MB"
+        + (f", {outcome.seconds:6.1f} s" if outcome.stage != "read" else "")
+        + (f"  ({why})" if why else "")
     )
 
 

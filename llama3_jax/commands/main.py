@@ -14,6 +14,7 @@ from functools import partial
 from llama3_jax import __version__
 from llama3_jax.commands.job import job, place_of
 from llama3_jax.config.errors import ConfigError
+from llama3_jax.curation.engine import PieceFailed, WorkersLost
 from llama3_jax.train.diverged import TrainingDiverged
 from llama3_jax.train.gate import PhaseNotPassed
 from llama3_jax.train.preemption import EXIT_INTERRUPTED, Interrupted, Preemption
@@ -134,7 +135,7 @@ def _told(error: BaseException) -> tuple[str, int]:
         return f"\n{error}", EXIT_INTERRUPTED
     if isinstance(error, KeyboardInterrupt):
         return "\ninterrupted", 130
-    expected = isinstance(error, ValueError | OSError | TrainingDiverged | PhaseNotPassed)
+    expected = isinstance(error, ValueError | OSError | TrainingDiverged | PhaseNotPassed | PieceFailed | WorkersLost)
     if not expected or os.environ.get("LLAMA3_TRACEBACK"):
         return "".join(traceback.format_exception(error)), 1
     return f"error: {error}", 2 if isinstance(error, ConfigError) else 1

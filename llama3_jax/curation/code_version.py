@@ -7,24 +7,28 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 _PACKAGE = "llama3_jax"
-_ROOM = f"{_PACKAGE}.curation"
-_SCHEDULING = (f"{_ROOM}.engine", f"{_ROOM}.code_version")
+_SCHEDULING = (f"{_PACKAGE}.curation.engine", f"{_PACKAGE}.curation.code_version")
 """What decides where work runs, never what comes out."""
 _DISTRIBUTIONS = {
     "daft": "daft", "zstandard": "zstandard", "brotli": "brotli", "resiliparse": "resiliparse",
     "fasttext": "fasttext-numpy2-wheel",
     "trafilatura": "trafilatura", "numpy": "numpy", "scipy": "scipy", "pyarrow": "pyarrow", "regex": "regex",
+    "tiktoken": "tiktoken", "rustbpe": "rustbpe", "array_record": "array_record",
 }  # fmt: skip
 
 
 def code_version(work: Callable) -> str:
-    """A hash of the modules of curation behind a function or class, its own and what that imports, and of the versions of
-    the libraries that these call."""
-    return _version(work.__module__)
+    """A hash of our modules behind a function, its own and what that imports, and of the versions of the libraries that these
+    call; of a partial also of the functions it is given."""
+    if not isinstance(work, functools.partial):
+        return _version(work.__module__)
+    given = [value for value in (*work.args, *work.keywords.values()) if inspect.isroutine(value)]
+    return hashlib.sha256("".join(map(code_version, [work.func, *given])).encode()).hexdigest()
 
 
 @functools.cache
@@ -50,10 +54,10 @@ def _version(module: str) -> str:
 
 
 def _source(module: str) -> Path | None:
-    """Of a module of this room; None for anything else, a name in a module too."""
-    if not f"{module}.".startswith(f"{_ROOM}."):
+    """Of a module of ours; None for anything else, a name in a module too."""
+    if not module.startswith(f"{_PACKAGE}."):
         return None
-    place = Path(__file__).parent.joinpath(*module.split(".")[2:])
+    place = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
     found = (place.with_suffix(".py"), place / "__init__.py")
     return next((path for path in found if path.is_file()), None)
 

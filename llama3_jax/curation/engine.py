@@ -37,7 +37,7 @@ class Engine:
 
 
 _ONE_AT_A_TIME = threading.Lock()
-"""Threads of a process: with one worker, Daft runs pieces on threads of ours, as many as it likes."""
+"""Where one piece is done at a time, Daft does it on threads of this process, as many as it likes."""
 _RUNNER: list[str] = []
 
 
@@ -51,17 +51,22 @@ def _set_runner(name: str, set_it: Callable[..., Any]) -> None:
 
 
 def _failure_of(work: Work, piece: int) -> str:
-    """Does a piece, one at a time in a process; returns what went wrong, empty for nothing."""
+    """Does a piece, one at a time in a process; returns what went wrong, empty for nothing.
+
+    Errors of input and disk are meant for the user; any other is ours and tells where it came from.
+    """
     try:
         with _ONE_AT_A_TIME:
             work(piece)
+    except (ValueError, OSError) as error:
+        return str(error)
     except Exception as error:
-        return f"piece {piece}: {error}\n{''.join(traceback.format_exception(error))}"
+        return "".join(traceback.format_exception(error))
     return ""
 
 
 class PieceFailed(RuntimeError):
-    """A piece of work raised; the message carries where."""
+    """A piece of work raised; the message is its error's."""
 
 
 class WorkersLost(RuntimeError):
@@ -108,29 +113,32 @@ class Scheduler:
         left, fruitless = [piece for piece in pieces if not is_done(piece)], 0
         while left:
             lost: Exception | None = None
+            told: set[int] = set()
             try:
-                for failure in self._round(work, left):
+                for piece, failure in self._round(work, left):
                     if failure:
-                        raise PieceFailed(failure)
-            except PieceFailed:
+                        raise PieceFailed(f"piece {piece}: {failure}")
+                    told.add(piece)
+                    yield piece
+            except (PieceFailed, GeneratorExit):
                 raise
             except Exception as error:  # of Daft or Ray: their type for a lost process depends on the runner
                 lost = error
-            finished = [piece for piece in left if is_done(piece)]
-            yield from finished
-            left = [piece for piece in left if piece not in set(finished)]
+            finished = {piece for piece in left if is_done(piece)}
+            yield from sorted(finished - told)
+            left = [piece for piece in left if piece not in finished]
             fruitless = 0 if finished else fruitless + 1
             if left and fruitless == _ROUNDS:
                 raise WorkersLost(
                     f"{len(left)} pieces are left, and workers died {_ROUNDS} times without finishing any: {str(lost)[:1000]}"
                 )
 
-    def _round(self, work: Work, pieces: Sequence[int]) -> Iterator[str]:
-        """The failure of each piece as it ends, empty where there is none."""
+    def _round(self, work: Work, pieces: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Each piece as it ends, and what went wrong, empty where nothing did."""
         import daft
 
         workers = min(self.workers, len(pieces))
-        apart = self.engine.runner == "ray" or self.workers > 1
+        apart = self.engine.runner == "ray" or workers > 1  # a process costs a second to begin
         where = {"max_concurrency": workers, "use_process": True} if apart else {"use_process": False}
 
         @daft.cls(**where)
@@ -145,5 +153,5 @@ class Scheduler:
             warnings.simplefilter("ignore")
             frame = daft.from_pydict({"piece": list(pieces)})
             frame = frame.into_partitions(len(pieces)) if self.engine.runner == "ray" else frame.into_batches(1)
-            for row in frame.select(Worker(work)(frame["piece"]).alias("failure")).iter_rows():
-                yield row["failure"]
+            for row in frame.select(frame["piece"], Worker(work)(frame["piece"]).alias("failure")).iter_rows():
+                yield row["piece"], row["failure"]

@@ -90,7 +90,7 @@ def _details(judged: Judged) -> Sequence[str]:
 
 
 def _count(tally: Tally, judged: Judged, kept_rows: np.ndarray, rejected_rows: np.ndarray) -> None:
-    documents = judged.documents.select(["id", "url", "source", "language", "text"]).to_pylist()
+    documents = judged.documents.select(["id", "url", "source", "language", "license", "text"]).to_pylist()
     sizes = pc.binary_length(judged.documents["text"]).to_pylist()
     values, details = _values(judged), _details(judged)
     for row in kept_rows:

@@ -23,6 +23,10 @@ class Partition(NamedTuple):
     bytes: int
     """Of text, UTF-8."""
 
+    def of(self, sources: Sequence[str] | None) -> bool:
+        """Whether its documents are of one of these sources; None is all."""
+        return sources is None or self.source in sources
+
 
 @dataclass(frozen=True)
 class Context:
@@ -63,10 +67,15 @@ class Context:
         return self.step(name, tasks, work, settings)
 
     def one(
-        self, name: str, inputs: Any, pieces: Sequence[Piece], work: Callable[[Any, Path], Facts], settings: Any = None
+        self,
+        name: str,
+        inputs: Any,
+        holding: Sequence[Piece | Partition],
+        work: Callable[[Any, Path], Facts],
+        settings: Any = None,
     ) -> Piece:
-        """A step of a single piece, over everything that the pieces hold."""
-        task = Task(inputs=inputs, digest=digest([piece.digest for piece in pieces]), size=1)
+        """A step of a single piece, over everything that pieces and partitions hold."""
+        task = Task(inputs=inputs, digest=digest([each.digest for each in holding]), size=1)
         return self.step(name, [task], work, settings)[0]
 
 

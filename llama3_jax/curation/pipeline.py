@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from llama3_jax.curation.engine import Engine, Scheduler
 from llama3_jax.curation.partition import Context, Outcome, Partition
-from llama3_jax.curation.read.read import InputFile, find_inputs
+from llama3_jax.curation.read.read import find_inputs
 from llama3_jax.curation.stages.decontaminate import Decontaminate, decontaminate
 from llama3_jax.curation.stages.domains import Domains, Privacy, filter_domains, treat_personal_data
 from llama3_jax.curation.stages.exact_duplicates import (
@@ -26,13 +27,27 @@ from llama3_jax.curation.stages.languages import Languages, identify_languages
 from llama3_jax.curation.stages.lines import Lines, deduplicate_lines
 from llama3_jax.curation.stages.near_duplicates import NearDuplicates, near_duplicates
 from llama3_jax.curation.stages.reading import Reading, SourceFiles, read_sources
-from llama3_jax.curation.stages.write import Write, Written, licenses, write_documents
-from llama3_jax.curation.step import Piece
+from llama3_jax.curation.stages.write import Write, Written, write_documents
 from llama3_jax.tokenizer.object_store import is_url
 
 ROOT = "LLAMA3_JAX_DATA"
 """The environment variable that says where the paths of sources begin, unless the run file does."""
 _MACHINE_SUFFIXES = (".html", ".htm", ".rst", ".txt", ".md")
+
+
+STAGES: Mapping[str, Callable[[Context, Sequence[Partition], Any], Outcome]] = {
+    "domains": filter_domains,
+    "personal_data": treat_personal_data,
+    "languages": identify_languages,
+    "urls": deduplicate_urls,
+    "exact_duplicates": deduplicate_contents,
+    "near_duplicates": near_duplicates,
+    "lines": deduplicate_lines,
+    "heuristics": judge_heuristics,
+    # learned classifiers of quality and topic have their place here, between what is counted and what is written
+    "decontaminate": decontaminate,
+}
+"""What comes between reading and writing, in order; each has a field of the same name in `Curation`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +86,6 @@ class Curation:
     near_duplicates: NearDuplicates | None = NearDuplicates()
     lines: Lines | None = Lines()
     heuristics: HeuristicRules | None = HeuristicRules()
-    # learned classifiers of quality and topic have their place here, between what is counted and what is written
     decontaminate: Decontaminate | None = None
     write: Write | None = None
 
@@ -83,16 +97,7 @@ class Curation:
         for name in (*self.sources, *self.groups.values()):
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise ValueError(f"source or mix {name!r}: use letters, digits, '_', '.', '-', since it names files")
-        for stage in (
-            "personal_data",
-            "languages",
-            "urls",
-            "exact_duplicates",
-            "near_duplicates",
-            "lines",
-            "heuristics",
-            "decontaminate",
-        ):
+        for stage in STAGES:
             for name in getattr(getattr(self, stage), "sources", None) or ():
                 if name not in self.sources:
                     raise ValueError(f"{stage}.sources names {name!r}; the sources are {', '.join(self.sources)}")
@@ -109,11 +114,8 @@ class Curated:
 
     outcomes: tuple[Outcome, ...]
     written: Written | None
-    removed_lines: Piece | None
     partitions: tuple[Partition, ...]
     """Of the last stage before writing."""
-    licenses: Mapping[str, int]
-    """Licence -> documents that are kept."""
 
 
 def placed(run: Curation, say: Callable[[str], None] = print) -> Curation:
@@ -134,8 +136,8 @@ def placed(run: Curation, say: Callable[[str], None] = print) -> Curation:
     source = Source(paths=tuple(_documentation()))
     without = {
         stage: replace(getattr(run, stage), sources=None)
-        for stage in ("personal_data", "urls", "exact_duplicates", "near_duplicates", "lines", "heuristics")
-        if getattr(run, stage) is not None
+        for stage in STAGES.keys() - {"languages", "decontaminate"}
+        if hasattr(getattr(run, stage), "sources")
     }
     if (heuristics := without.get("heuristics")) is not None:
         rules = heuristics.rules
@@ -191,11 +193,11 @@ def _below(run: Curation, root: str) -> Curation:
 
 
 def _documentation() -> Iterator[str]:
-    """Directories with HTML or text documentation that most machines have."""
+    """Patterns of HTML and text documentation that is on this machine."""
     paths = sysconfig.get_paths()
     for place in ("/usr/share/doc", os.path.join(paths["data"], "share", "doc"), paths["purelib"], paths["stdlib"]):
-        if any(name.endswith(_MACHINE_SUFFIXES) for _, _, names in os.walk(place) for name in names):
-            yield from (os.path.join(place, "**", f"*{suffix}") for suffix in _MACHINE_SUFFIXES)
+        there = {os.path.splitext(name)[1] for _, _, names in os.walk(place) for name in names}
+        yield from (os.path.join(place, "**", f"*{suffix}") for suffix in _MACHINE_SUFFIXES if suffix in there)
 
 
 def source_files(run: Curation) -> list[SourceFiles]:
@@ -205,20 +207,11 @@ def source_files(run: Curation) -> list[SourceFiles]:
     """
     found, taken = [], set()
     for name, source in run.sources.items():
-        patterns = [path for path in source.paths if any(sign in path for sign in "*?[")]
-        files: list[InputFile] = []
-        for path in source.paths:
-            try:
-                files += find_inputs([path])
-            except FileNotFoundError:
-                if path not in patterns or len(source.paths) == 1:
-                    raise
-        unique = {file.path: file for file in files if file.path not in taken}
-        taken |= unique.keys()
-        ordered = tuple(sorted(unique.values(), key=lambda file: (file.name, file.path)))
-        if not ordered:
+        files = tuple(file for file in find_inputs(source.paths) if file.path not in taken)
+        taken |= {file.path for file in files}
+        if not files:
             raise ValueError(f"source {name}: no file of its own in {', '.join(source.paths[:3])}")
-        found.append(SourceFiles(name=name, files=ordered, language=source.language, license=source.license))
+        found.append(SourceFiles(name=name, files=files, language=source.language, license=source.license))
     return found
 
 
@@ -238,37 +231,19 @@ def curate(
     """
     context = Context(directory / "stages", Scheduler(run.engine), progress)
     outcomes: list[Outcome] = []
+
+    def ended(outcome: Outcome, began: float) -> None:
+        outcomes.append(replace(outcome, seconds=time.perf_counter() - began))
+        finished(outcomes[-1])
+
     began = time.perf_counter()
-
-    def done(*ended: Outcome) -> Sequence[Partition]:
-        nonlocal began
-        seconds = (time.perf_counter() - began) / len(ended)
-        for outcome in ended:
-            outcomes.append(replace(outcome, seconds=seconds))
-            finished(outcomes[-1])
-        began = time.perf_counter()
-        return ended[-1].partitions
-
-    partitions = done(*read_sources(context, source_files(run), run.reading))
-    if run.domains is not None:
-        partitions = done(filter_domains(context, partitions, run.domains))
-    if run.personal_data is not None:
-        partitions = done(treat_personal_data(context, partitions, run.personal_data))
-    if run.languages is not None:
-        partitions = done(identify_languages(context, partitions, run.languages))
-    if run.urls is not None:
-        partitions = done(deduplicate_urls(context, partitions, run.urls))
-    if run.exact_duplicates is not None:
-        partitions = done(deduplicate_contents(context, partitions, run.exact_duplicates))
-    if run.near_duplicates is not None:
-        partitions = done(near_duplicates(context, partitions, run.near_duplicates))
-    removed_lines = None
-    if run.lines is not None:
-        outcome, removed_lines = deduplicate_lines(context, partitions, run.lines)
-        partitions = done(outcome)
-    if run.heuristics is not None:
-        partitions = done(judge_heuristics(context, partitions, run.heuristics))
-    if run.decontaminate is not None:
-        partitions = done(decontaminate(context, partitions, run.decontaminate))
+    read, extracted = read_sources(context, source_files(run), run.reading)
+    ended(read, time.perf_counter())  # in one pass with extraction, which has the time of both
+    ended(extracted, began)
+    for name, stage in STAGES.items():
+        if (settings := getattr(run, name)) is not None:
+            began = time.perf_counter()
+            ended(stage(context, outcomes[-1].partitions, settings), began)
+    partitions = outcomes[-1].partitions
     written = None if run.write is None else write_documents(context, partitions, run.write, run.groups)
-    return Curated(tuple(outcomes), written, removed_lines, tuple(partitions), licenses(partitions))
+    return Curated(tuple(outcomes), written, partitions)

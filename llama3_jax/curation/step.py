@@ -63,15 +63,15 @@ def run_step(
     code and input is taken as it is.
 
     Args:
-        work: a function of a module or a partial of one; its module and what that imports count as its code.
+        work: a function of a module or a partial of one; its module and what that imports count as its code, and those of
+            functions that the partial is given.
         settings: everything else that it depends on, with a `repr` that says it all.
         report: is told how many pieces are done, of how many.
     Raises: as `Scheduler.run`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    function = work.func if isinstance(work, partial) else work
-    code = code_version(function)
-    keys = [digest([code, function.__qualname__, repr(settings), task.digest]) for task in tasks]
+    name = (work.func if isinstance(work, partial) else work).__qualname__
+    keys = [digest([code_version(work), name, repr(settings), task.digest]) for task in tasks]
     _clean(directory, len(tasks))
     done = {number for number in range(len(tasks)) if _found(directory, number, keys[number])}
     report(len(done), len(tasks))

@@ -21,6 +21,7 @@ class Tally:
         self.kept, self.rejected = _Group(), {}
         self.languages: dict[str, list[int]] = {}
         self.sources: dict[str, list[int]] = {}
+        self.licenses: dict[str, list[int]] = {}
         self.lengths: dict[str, int] = {}
         self.measures: dict[str, dict[str, int]] = {}
 
@@ -30,8 +31,8 @@ class Tally:
 
     def keep(self, document: Mapping[str, Any], size: int) -> None:
         self.kept.add(document, size, {})
-        for counts, name in ((self.languages, document["language"] or "unknown"), (self.sources, document["source"])):
-            entry = counts.setdefault(name, [0, 0])
+        for counts, column in ((self.languages, "language"), (self.sources, "source"), (self.licenses, "license")):
+            entry = counts.setdefault(document[column] or "unknown", [0, 0])
             entry[0] += 1
             entry[1] += size
         octave = str(int(math.log2(size))) if size else "0"
@@ -60,6 +61,7 @@ class Tally:
             "rejected": rejected,
             "languages": dict(sorted(self.languages.items())),
             "sources": dict(sorted(self.sources.items())),
+            "licenses": dict(sorted(self.licenses.items())),
             "lengths": self.lengths,
             "measures": self.measures,
         }

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from llama3_jax.curation.code_version import code_version
+from llama3_jax.curation.deduplicate.urls import normal_url, url_keys
 from llama3_jax.curation.engine import Engine, PieceFailed, Scheduler
+from llama3_jax.curation.stages.languages import identify_languages
 from llama3_jax.curation.step import Task, run_step
 
 
@@ -82,3 +85,16 @@ def test_leftovers_of_killed_processes_and_surplus_pieces_go(tmp_path, scheduler
     (tmp_path / "step/00001.partial-77-dead").mkdir()
     run_step(tmp_path / "step", tasks("a"), partial(write, log=log), settings=1, scheduler=scheduler)
     assert os.listdir(tmp_path / "step") == ["00000"]
+
+
+def test_code_is_what_is_reached_by_imports_and_by_functions_that_are_given():
+    keys_of_urls, keys_of_languages = partial(write, keys=url_keys), partial(write, keys=identify_languages)
+    assert len({code_version(write), code_version(keys_of_urls), code_version(keys_of_languages)}) == 3
+    assert code_version(keys_of_urls) == code_version(partial(write, keys=normal_url))  # of the same module
+
+
+def test_pieces_are_told_as_they_end(scheduler, tmp_path):
+    seen = []
+    run_step(tmp_path / "step", tasks("a", "b", "c"), partial(write, log=tmp_path / "log"), settings=1, scheduler=scheduler,
+             report=lambda done, of: seen.append((done, of)))  # fmt: skip
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]

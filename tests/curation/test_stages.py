@@ -7,8 +7,11 @@ from crawl import prose
 
 from llama3_jax.curation.documents import SCHEMA, DocumentWriter, read_groups
 from llama3_jax.curation.engine import Engine, Scheduler
+from llama3_jax.curation.heuristics.dirty_words import DirtyWords
+from llama3_jax.curation.heuristics.settings import Heuristics, Rules
 from llama3_jax.curation.partition import Context, Partition
 from llama3_jax.curation.stages.exact_duplicates import SameContent, SameUrl, deduplicate_contents, deduplicate_urls
+from llama3_jax.curation.stages.heuristics import HeuristicRules, judge_heuristics
 from llama3_jax.curation.stages.lines import Lines, deduplicate_lines
 from llama3_jax.curation.stages.near_duplicates import NearDuplicates, near_duplicates
 from llama3_jax.curation.step import file_digest
@@ -58,6 +61,24 @@ def test_the_newest_version_of_a_url_stays_wherever_it_lies(context, tmp_path):
     assert kept(outcome).keys() == {"no address", "neither", "b", "other"}
 
 
+@pytest.mark.parametrize("deduplicate, settings", [(deduplicate_contents, SameContent()), (near_duplicates, NearDuplicates())])
+def test_another_crawl_time_is_another_newest(context, tmp_path, deduplicate, settings):
+    rows = [{"id": "a", "text": prose(1), "crawl_time": "2024"}, {"id": "b", "text": prose(1), "crawl_time": "2025"}]
+    assert lost(deduplicate(context, partitions(tmp_path, rows), settings)) == {"a": "b"}
+    rows[0]["crawl_time"] = "2026"
+    assert lost(deduplicate(context, partitions(tmp_path, rows), settings)) == {"b": "a"}
+
+
+def test_a_changed_word_list_is_another_judgement(context, tmp_path):
+    words = tmp_path / "words.txt"
+    rules = Rules(repetition=None, divergence=None, dirty_words=DirtyWords(lists={"en": str(words)}, max_share=0.01))
+    parts = partitions(tmp_path, [{"id": "a", "text": "one bad thing"}, {"id": "b", "text": "one odd thing"}])
+    for listed, gone in (("bad", "a"), ("odd", "b")):
+        words.write_text(f"{listed}\n")
+        outcome = judge_heuristics(context, parts, HeuristicRules(rules=Heuristics(default=rules)))
+        assert lost(outcome).keys() == {gone}
+
+
 def test_equal_texts_are_duplicates_within_a_language(context, tmp_path):
     parts = partitions(
         tmp_path,
@@ -85,13 +106,12 @@ def test_lines_are_counted_in_each_bucket_of_each_language(context, tmp_path):
     often, seldom = rows("a", 7, line), rows("b", 3, line.replace("7", "12"))
     german = rows("g", 6, line, "de")
     settings = Lines(at_most=6, bucket_documents=7)
-    outcome, listed = deduplicate_lines(
-        context, partitions(tmp_path, often[:4], often[4:] + german[:3], seldom + german[3:]), settings
-    )
+    parts = partitions(tmp_path, often[:4], often[4:] + german[:3], seldom + german[3:])
+    outcome = deduplicate_lines(context, parts, settings)
     texts = kept(outcome)
     assert not any("Read more" in text for name, text in texts.items() if name[0] == "a")  # 7 in the first bucket of 7
     assert all("Read more" in text for name, text in texts.items() if name[0] in "bg")  # 3 in the second; 6 in German
-    assert [(row["language"], row["line"], row["occurrences"]) for row in listed.facts["top"]] == [("en", line, 7)]
+    assert outcome.facts["removed_lines"]["top"] == [{"language": "en", "line": line, "occurrences": 7}]
 
 
 def test_partitions_are_read_in_groups_of_bounded_size(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import NamedTuple
 
@@ -94,7 +93,3 @@ def _parents(levels: np.ndarray) -> np.ndarray:
         parents[group] = above[np.searchsorted(above, group) - 1]
     return parents
 
-
-@functools.cache
-def attribute(name: str) -> re.Pattern:
-    return re.compile(rf'(?:^|\s){name}="([^"]*)"', re.I)

@@ -8,19 +8,20 @@ from urllib.parse import unquote
 
 from llama3_jax.curation.extract.mathml import tex_of
 
-_SCRIPT = re.compile(r'<script[^>]*?type="math/(tex|asciimath)([^"]*)"[^>]*>(.*?)</script>', re.S)
+_SCRIPT = re.compile(r'<script[^>]*?type="math/(?:tex|asciimath)([^"]*)"[^>]*>(.*?)</script>', re.S)
 _MATH = re.compile(r"<math\b([^>]*)>(.*?)</math>", re.S)
 _ANNOTATION = re.compile(r'<annotation[^>]*encoding="[^"]*tex[^"]*"[^>]*>(.*?)</annotation(?:-xml)?>', re.S | re.I)
 _IMAGE = re.compile(r'<img\b[^>]*?(?:(?i:tex|math|equation|formula|codecogs)|alt="\s*[$\\])[^>]*>')
-_ATTRIBUTE = {name: re.compile(rf'\b{name}="([^"]*)"', re.I) for name in ("alt", "class", "src", "alttext", "display", "title")}
+_ATTRIBUTE = {name: re.compile(rf'\b{name}="([^"]*)"', re.I) for name in ("alt", "class", "src", "alttext")}
 _MATH_IMAGE = re.compile(
     r"(?:^|[\s/_.?-])(?:tex|latex|mathtex|mimetex|math|equation|formula|codecogs)(?:$|[\s/_.?=&-])|mwe-math|cgi-bin/\w*tex", re.I
 )
 _TEX = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|\$")
-_DATA_TEX = re.compile(r'<(\w+)\b[^>]*?\bdata-(?:tex|latex|expr|math|katex)="([^"]+)"[^>]*>', re.I)
+_DATA_TEX = re.compile(r'<\w+\b[^>]*?\bdata-(?:tex|latex|expr|math|katex)="([^"]+)"[^>]*>', re.I)
 _HAS_DATA = re.compile(r'data-(?:tex|latex|expr|math|katex)="')
 _IN_ADDRESS = re.compile(
-    r"(?:(?:mimetex|mathtex|tex)(?:\.cgi|\.php)?|codecogs\.com/\w+(?:\.latex)?|latex(?:\.php)?|chart)\?(?:.*?(?:latex|tex|chl)=)?([^&?#]*\S.*)$",
+    r"(?:[/.](?:mimetex|mathtex|latex|tex)(?:\.cgi|\.php)?|codecogs\.com/\w+(?:\.latex)?)\?"
+    r"(?:(?:[^?=]*=[^?&]*&)*(?:latex|tex)=)?([^?]+?)(?:&\w+=.*)?(?:#.*)?$",
     re.I,
 )
 """Services that draw what their address says."""
@@ -38,6 +39,8 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
     MathML without any is written as TeX.
     """
     formulas: list[str] = []
+    if OPEN in page:
+        page = page.replace(OPEN, "")
 
     def mark(tex: str, display: bool) -> str:
         tex = html.unescape(tex).strip()
@@ -58,7 +61,7 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
         return mark(html.escape(tex_of(inside), quote=False), display)
 
     if 'type="math/' in page:
-        page = _SCRIPT.sub(lambda found: mark(_plain(found.group(3)), "display" in found.group(2)), page)
+        page = _SCRIPT.sub(lambda found: mark(_plain(found.group(2)), "display" in found.group(1)), page)
     has_math = "<math" in page
     if has_math:
         page = _MATH.sub(of_math, page)
@@ -66,22 +69,23 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
     def of_image(found: re.Match) -> str:
         said = {name: pattern.search(found.group()) for name, pattern in _ATTRIBUTE.items()}
         alt = html.unescape(said["alt"].group(1)).strip() if said["alt"] else ""
-        source = _IN_ADDRESS.search(said["src"].group(1)) if said["src"] else None
+        source = _IN_ADDRESS.search(html.unescape(said["src"].group(1))) if said["src"] else None
         if source is not None and not _TEX.search(alt):
-            return mark(unquote(html.unescape(source.group(1)).replace("+", " ")), False)
-        looks = " ".join(said[name].group(1) for name in ("class", "src") if said[name])
-        if not alt or not _MATH_IMAGE.search(looks):
-            return found.group() if not (alt and _DELIMITED.match(alt) and _TEX.search(alt)) else mark(alt, False)
-        if has_math and "mwe-math" in looks:
+            return mark(html.escape(unquote(source.group(1).replace("+", " ")), quote=False), False)
+        called, place = (said[name].group(1) if said[name] else "" for name in ("class", "src"))
+        if has_math and "mwe-math" in called:
             return ""  # the same formula stands beside it as MathML
-        if not _TEX.search(alt) and len(alt) > 40:
-            return found.group()
-        return mark(_without_style(alt), "display" in looks)
+        is_tex = _TEX.search(alt) is not None
+        if is_tex and (_DELIMITED.match(alt) or _MATH_IMAGE.search(called) or _MATH_IMAGE.search(place)):
+            return mark(_without_style(alt), "display" in called)
+        if 0 < len(alt) <= 40 and _MATH_IMAGE.search(called):
+            return mark(_without_style(alt), "display" in called)
+        return found.group()
 
     page = _IMAGE.sub(of_image, page)
 
     def of_data(found: re.Match) -> str:
-        return (mark(found.group(2), False) if _TEX.search(found.group(2)) else "") + found.group()
+        return (mark(found.group(1), False) if _TEX.search(found.group(1)) else "") + found.group()
 
     if _HAS_DATA.search(page):
         page = _DATA_TEX.sub(of_data, page)

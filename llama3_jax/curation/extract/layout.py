@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from llama3_jax.curation.extract.elements import Elements, attribute
+from llama3_jax.curation.extract.elements import Elements
 
 _BLOCKS = frozenset(
     "html body div ul ol li dl dt dd table tr section article main header footer aside nav form fieldset figure figcaption "
@@ -17,6 +17,7 @@ _PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 blockquote pre table ul ol dl".spli
 _CODE = re.compile(
     r"(?i)(?:^|[\s_-])(?:syntaxhighlighter|codehilite|CodeMirror-code|prettyprint|crayon-(?:code|pre)|hljs|code-?block)(?:$|\s)"
 )
+_CLASS = re.compile(r'(?:^|\s)class="([^"]*)"')
 # Until the end, breaks are control characters, which no text has.
 _BREAK_SIGNS = "\x1e\x1d\x1f\x1c\x1b\x19\x1a"
 _LINE, _PARAGRAPH, _CELL, _CODE_LINE, _CODE_SPACE, _CODE_BREAK, _CODE_TAB = _BREAK_SIGNS
@@ -36,7 +37,7 @@ def written(page: Elements, gone: np.ndarray, first: int, last: int) -> str:
     """
     skipped = set(page.starts[gone].tolist())
     ends = page.end_of
-    names, texts, attributes = page.names, page.texts, page.attributes
+    names, texts = page.names, page.texts
     out: list[str] = []
     number, code_end, first_cell = first, -1, True
     while number <= last:
@@ -48,15 +49,7 @@ def written(page: Elements, gone: np.ndarray, first: int, last: int) -> str:
             number = end
         else:
             in_code = number < code_end
-            if (
-                end >= 0
-                and not in_code
-                and (
-                    name == "pre"
-                    or (attributes[number] and _is_code(attributes[number]))
-                    or (name == "code" and "br" in names[number:end])
-                )
-            ):
+            if end >= 0 and not in_code and _begins_code(page, number):
                 code_end, in_code = end, True
                 out.append(_PARAGRAPH)
             elif number == code_end:
@@ -81,21 +74,17 @@ def written(page: Elements, gone: np.ndarray, first: int, last: int) -> str:
 
 
 def _as_code(text: str) -> str:
-    for sign, kept in (
-        ("\r", ""),
-        ("\u200b", ""),
-        ("\n", _CODE_LINE),
-        (" ", _CODE_SPACE),
-        ("\u00a0", _CODE_SPACE),
-        ("\t", _CODE_TAB),
-    ):
+    for sign, kept in _TO_CODE:
         text = text.replace(sign, kept)
     return text
 
 
-def _is_code(attributes: str) -> bool:
-    said = attribute("class").search(attributes)
-    return said is not None and _CODE.search(said.group(1)) is not None
+def _begins_code(page: Elements, number: int) -> bool:
+    """Whether a start tag is of code that is shown as it stands."""
+    name, said = page.names[number], page.attributes[number]
+    if name == "code":
+        return "br" in page.names[number : page.end_of[number]]
+    return name == "pre" or (said != "" and (called := _CLASS.search(said)) is not None and _CODE.search(called[1]) is not None)
 
 
 _UNSEEN = re.compile("[\u00ad\u200b\u200c\u2060\ufeff]")
@@ -109,6 +98,9 @@ _AT_ENDS = re.compile(
     rf"|(?<=[{_PARAGRAPH}{_LINE}])[{_CODE_SPACE}{_CODE_TAB}]*{_CODE_LINE}+"
 )
 _AT_LINE_ENDS = re.compile(r"[ \t]+\n")
+_TO_CODE = (
+    ("\r", ""), ("\u200b", ""), ("\n", _CODE_LINE), (" ", _CODE_SPACE), ("\u00a0", _CODE_SPACE), ("\t", _CODE_TAB),
+)  # fmt: skip
 _FROM_CODE = ((_CODE_LINE, "\n"), (_CODE_SPACE, " "), (_CODE_TAB, "\t"), (_CELL, "\t"))
 
 

@@ -195,7 +195,8 @@ def _named_for_it(page: Elements, names: list[str], attributes: list[str], gone:
         i for i in np.flatnonzero(~gone & (score > 0)).tolist()
         if names[i] in ("main", "article") or (attributes[i] and _is_content(attributes[i]))
     ]  # fmt: skip
-    inner = [i for i in named if not any(i < j and page.starts[j] < page.ends[i] for j in named)]
+    nexts = [page.starts[i] for i in named[1:]] + [len(page.names)]
+    inner = [i for i, after in zip(named, nexts[: len(named)], strict=True) if after > page.ends[i]]
     best = max(inner, key=lambda i: score[i], default=None)
     if best is None or score[best] < max(0.15 * score[0], 0.8 * sum(score[i] for i in inner)):
         best = next((i for i in reversed(named) if score[i] >= 0.5 * score[0]), None)

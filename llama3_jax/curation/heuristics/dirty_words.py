@@ -12,7 +12,6 @@ import numpy as np
 
 from llama3_jax.curation.heuristics.batch import Batch, ngrams
 from llama3_jax.curation.heuristics.rule import Rule
-from llama3_jax.curation.text_buffer import word_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +28,14 @@ class DirtyWords:
 
 def dirty_word_rules(batch: Batch, settings: DirtyWords, language: str) -> Iterator[Rule]:
     path = settings.lists.get(language)
-    counts = np.full(batch.count, np.nan) if path is None else _counts(batch, _keys(path))
+    counts = np.full(batch.count, np.nan) if path is None else _counts(batch, _keys(path, Path(path).stat().st_mtime_ns))
     yield Rule("dirty_words.share", batch.share(counts, batch.num_words), at_most=settings.max_share)
     yield Rule("dirty_words.count", counts, at_most=settings.max_count)
 
 
 @functools.lru_cache(maxsize=64)
-def _keys(path: str) -> Mapping[int, np.ndarray]:
-    """Number of words -> the hashes of all phrases that long.
+def _keys(path: str, version: int) -> Mapping[int, np.ndarray]:
+    """Number of words -> the hashes of all phrases that long; `version` is another when the file is.
 
     Raises: FileNotFoundError, ValueError with the path.
     """
@@ -50,7 +49,6 @@ def _keys(path: str) -> Mapping[int, np.ndarray]:
             keys.setdefault(length, []).append(key[0])
     if not keys:
         raise ValueError(f"{path} lists no word; write one word or phrase a line")
-    word_classes()
     return {length: np.unique(np.array(found, np.uint64)) for length, found in keys.items()}
 
 

@@ -34,3 +34,8 @@ class Heuristics:
 
     def of(self, language: str) -> Rules:
         return self.languages.get(language, self.default)
+
+    def lists(self) -> list[str]:
+        """Every file that the rules read."""
+        every = [rules.dirty_words for rules in (self.default, *self.languages.values())]
+        return sorted({path for words in every if words is not None for path in words.lists.values()})

@@ -93,11 +93,10 @@ def _sections(run: Curation, curated: Curated, directory: Path) -> Iterator[str]
             "<h2>Measured values</h2><p>Of every document that was judged; red lines are the thresholds of the run file. "
             "Documents are counted on a logarithmic scale.</p>" + _image("measures.png")
         )
-    if curated.removed_lines is not None:
-        facts = curated.removed_lines.facts
+    for facts in (outcome.facts["removed_lines"] for outcome in outcomes if "removed_lines" in outcome.facts):
         yield (
             f"<h2>Removed lines</h2><p>{facts['lines']:,} different lines occurred too often; the most frequent ones, all of "
-            f"them in <code>{html.escape(str(curated.removed_lines.directory / 'removed_lines.parquet'))}</code>:</p>"
+            f"them in <code>{html.escape(facts['file'])}</code>:</p>"
         )
         top = facts["top"][:40]
         yield _table(("line", "language", "occurrences"), [(r["line"], r["language"], f"{r['occurrences']:,}") for r in top])
@@ -179,12 +178,9 @@ def data_card(run: Curation, curated: Curated, config_digest: str) -> str:
     lines += ["", "## Languages", "", "| language | documents | MB |", "| --- | ---: | ---: |"]
     for name, (documents, size) in sorted(last["languages"].items(), key=lambda item: -item[1][1]):
         lines.append(f"| {name} | {documents:,} | {size / 1e6:,.2f} |")
-    if curated.licenses:
-        lines += ["", "## Licences of the documents", "", "| licence | documents |", "| --- | ---: |"]
-        lines += [
-            f"| {name.replace('|', '/')} | {count:,} |"
-            for name, count in sorted(curated.licenses.items(), key=lambda i: -i[1])
-        ]
+    lines += ["", "## Licences of the documents", "", "| licence | documents | MB |", "| --- | ---: | ---: |"]
+    for name, (documents, size) in sorted(last["licenses"].items(), key=lambda item: -item[1][1]):
+        lines.append(f"| {name.replace('|', '/')} | {documents:,} | {size / 1e6:,.2f} |")
     if curated.written is not None:
         lines += ["", "## Shards", "", "| mix | split | documents | MB | tokens |", "| --- | --- | ---: | ---: | ---: |"]
         for group, splits in sorted(curated.written.counts.items()):

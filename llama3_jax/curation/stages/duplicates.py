@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from llama3_jax.curation.judge import Judged, judge_documents
 from llama3_jax.curation.partition import Context, Outcome, Partition, outcome
-from llama3_jax.curation.shuffle import piece_and_row, read_bucket, row_number, write_buckets
+from llama3_jax.curation.shuffle import piece_and_row, read_bucket, write_buckets
 from llama3_jax.curation.step import Facts, Piece, digest
 
 
@@ -82,7 +82,3 @@ def _times_and_ids(partitions: Sequence[Partition], numbers: np.ndarray) -> tupl
         ids.append(table["id"].to_numpy())
     return np.concatenate(times).astype(object), np.concatenate(ids).astype(object)
 
-
-def numbered(number: int, rows: np.ndarray) -> np.ndarray:
-    """Names of rows of a partition for the shuffle."""
-    return row_number(number, rows)

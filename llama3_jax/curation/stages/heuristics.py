@@ -17,7 +17,7 @@ from llama3_jax.curation.heuristics.measure import measure
 from llama3_jax.curation.heuristics.settings import Heuristics
 from llama3_jax.curation.judge import Judged, judge_documents
 from llama3_jax.curation.partition import Context, Outcome, Partition, outcome
-from llama3_jax.curation.step import Facts, digest
+from llama3_jax.curation.step import Facts, digest, file_digest
 
 STAGE = "heuristics"
 
@@ -35,7 +35,8 @@ def judge_heuristics(context: Context, partitions: Sequence[Partition], settings
     """Rejects a document by the first rule that it breaks; two passes, the first for the token distribution."""
     counted = context.over(f"{STAGE}/tokens", partitions, partial(_count, sources=settings.sources), settings.sources)
     corpus = context.one(f"{STAGE}/corpus", tuple(piece.directory for piece in counted), counted, _sum)
-    also = [(corpus.directory, corpus.digest)] * len(partitions)
+    lists = [(path, file_digest(Path(path))) for path in settings.rules.lists()]
+    also = [(corpus.directory, digest([corpus.digest, lists]))] * len(partitions)
     pieces = context.over(f"{STAGE}/judge", partitions, partial(_judge, settings=settings), settings, also=also)
     return outcome(STAGE, partitions, pieces)
 
@@ -54,7 +55,7 @@ def _file(language: str) -> str:
 def _count(inputs, directory: Path, *, sources) -> Facts:
     _, partition, _ = inputs
     counts: dict[str, np.ndarray] = {}
-    if sources is None or partition.source in sources:
+    if partition.of(sources):
         for table in read_groups(partition.path, ["text", "language"]):
             for language, rows in by_language(table).items():
                 counted = token_counts(pc.take(table["text"], pa.array(rows)))

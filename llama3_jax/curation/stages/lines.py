@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from llama3_jax.curation.documents import read_groups
 from llama3_jax.curation.judge import Judged, judge_documents
 from llama3_jax.curation.partition import Context, Outcome, Partition, outcome
 from llama3_jax.curation.shuffle import num_buckets, read_bucket, write_buckets
-from llama3_jax.curation.step import Facts, Piece, Task, digest
+from llama3_jax.curation.step import Facts, Task, digest
+from llama3_jax.curation.text_buffer import mix
 
 STAGE = "lines"
 LISTED = "removed_lines.parquet"
@@ -43,11 +44,11 @@ class Lines:
                 raise ValueError(f"{name}={getattr(self, name)}; use 1 or more")
 
 
-def deduplicate_lines(context: Context, partitions: Sequence[Partition], settings: Lines) -> tuple[Outcome, Piece]:
+def deduplicate_lines(context: Context, partitions: Sequence[Partition], settings: Lines) -> Outcome:
     """Removes frequent lines; a document of which nothing is left is rejected.
 
-    Returns: the outcome, and the piece whose file `LISTED` has every removed line with its language and its number of
-    occurrences, the most frequent first.
+    The outcome's facts have `removed_lines`: how many, the top hundred, and the file with every removed line, its language
+    and its number of occurrences, the most frequent first.
     """
     concerned = settings.sources
     languages = context.over(f"{STAGE}/languages", partitions, partial(_count_languages, sources=concerned), concerned)
@@ -67,7 +68,8 @@ def deduplicate_lines(context: Context, partitions: Sequence[Partition], setting
     )  # fmt: skip
     inputs = (tuple(piece.directory for piece in removed), lists)
     listed = context.one(f"{STAGE}/list", inputs, [*removed, *often], _list)
-    return outcome(STAGE, partitions, removed), listed
+    ended = outcome(STAGE, partitions, removed)
+    return replace(ended, facts=ended.facts | {"removed_lines": listed.facts | {"file": str(listed.directory / LISTED)}})
 
 
 def _starts(counts: Sequence[dict[str, int]]) -> list[dict[str, int]]:
@@ -82,7 +84,7 @@ def _starts(counts: Sequence[dict[str, int]]) -> list[dict[str, int]]:
 def _count_languages(inputs, directory: Path, *, sources) -> Facts:
     _, partition, _ = inputs
     counts: dict[str, int] = {}
-    if sources is None or partition.source in sources:
+    if partition.of(sources):
         for table in read_groups(partition.path, ["language"]):
             for entry in pc.value_counts(table["language"]).to_pylist():
                 counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
@@ -108,20 +110,13 @@ def _salted(table: pa.Table, buckets: _Buckets) -> tuple[np.ndarray, np.ndarray,
     """Of each line that counts: hash of line, language and bucket; its document's row; its number there."""
     hashes, rows, lines = line_hashes(table["text"])
     mixed = hashes ^ buckets.salts(table["language"].to_pylist())[rows]
-    return _mix(mixed), rows, lines
-
-
-def _mix(keys: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits (the finalizer of MurmurHash3), so that an exclusive or does not show in the buckets."""
-    for constant in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        keys = (keys ^ (keys >> np.uint64(33))) * np.uint64(constant)
-    return keys ^ (keys >> np.uint64(33))
+    return mix(mixed), rows, lines
 
 
 def _write_counts(inputs, directory: Path, *, settings: Lines, num_buckets: int) -> Facts:
     _, partition, starts = inputs
     keys = [np.zeros(0, dtype=np.uint64)]
-    if settings.sources is None or partition.source in settings.sources:
+    if partition.of(settings.sources):
         buckets = _Buckets(starts, settings.bucket_documents)
         keys += [_salted(table, buckets)[0] for table in read_groups(partition.path, ["text", "language"])]
     key, count = np.unique(np.concatenate(keys), return_counts=True)

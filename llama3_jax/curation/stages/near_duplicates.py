@@ -13,8 +13,8 @@ from llama3_jax.curation.deduplicate.components import chained, components, span
 from llama3_jax.curation.deduplicate.minhash import MinHash, band_keys, signatures
 from llama3_jax.curation.documents import read_groups
 from llama3_jax.curation.partition import Context, Outcome, Partition
-from llama3_jax.curation.shuffle import num_buckets, read_bucket, write_buckets
-from llama3_jax.curation.stages.duplicates import drop_losers, numbered, write_losers
+from llama3_jax.curation.shuffle import num_buckets, read_bucket, row_number, write_buckets
+from llama3_jax.curation.stages.duplicates import drop_losers, write_losers
 from llama3_jax.curation.step import Facts, Task, digest
 
 STAGE = "near_duplicates"
@@ -41,7 +41,7 @@ def near_duplicates(context: Context, partitions: Sequence[Partition], settings:
     tasks = [Task(inputs=(bucket, directories), digest=digest([of_bands, bucket]), size=1) for bucket in range(buckets)]
     edges = context.step(f"{STAGE}/edges", tasks, _write_edges)
     inputs = (tuple(piece.directory for piece in edges), tuple(partitions))
-    losers = context.one(f"{STAGE}/components", inputs, edges, _write_components)
+    losers = context.one(f"{STAGE}/components", inputs, [*edges, *partitions], _write_components)
     return drop_losers(context, STAGE, partitions, [losers], "near_duplicate")
 
 
@@ -49,12 +49,12 @@ def _write_bands(inputs, directory: Path, *, settings: NearDuplicates, num_bucke
     number, partition, _ = inputs
     none = np.zeros(0, dtype=np.uint64)
     keys, names, first_row = [none], [none], 0
-    if settings.sources is None or partition.source in settings.sources:
+    if partition.of(settings.sources):
         for table in read_groups(partition.path, ["text", "language"]):
             signed = signatures(table["text"], settings.minhash)
             keys_NB = band_keys(signed, settings.minhash, table["language"].to_pylist())
             keys.append(keys_NB.reshape(-1))
-            names.append(np.repeat(numbered(number, first_row + np.arange(table.num_rows)), keys_NB.shape[1]))
+            names.append(np.repeat(row_number(number, first_row + np.arange(table.num_rows)), keys_NB.shape[1]))
             first_row += table.num_rows
     key, name = np.concatenate(keys), np.concatenate(names)
     write_buckets(directory, key % np.uint64(num_buckets), {"key": key, "document": name}, num_buckets)

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from llama3_jax.curation.documents import read_groups
 from llama3_jax.curation.partition import Context, Outcome, Partition
-from llama3_jax.curation.shuffle import num_buckets, read_bucket, write_buckets
-from llama3_jax.curation.stages.duplicates import drop_losers, equal_groups, numbered, write_losers
+from llama3_jax.curation.shuffle import num_buckets, read_bucket, row_number, write_buckets
+from llama3_jax.curation.stages.duplicates import drop_losers, equal_groups, write_losers
 from llama3_jax.curation.step import Facts, Task, digest
 
 ROWS_PER_BUCKET = 20_000_000
@@ -34,9 +34,9 @@ def deduplicate(
     """
     buckets = num_buckets(sum(partition.documents for partition in partitions), ROWS_PER_BUCKET)
     work = partial(_write_keys, keys=keys, columns=tuple(columns), num_buckets=buckets, of_sources=of_sources)
-    mapped = context.over(f"{stage}/keys", partitions, work, (settings, buckets, of_sources, keys.__qualname__))
+    mapped = context.over(f"{stage}/keys", partitions, work, (settings, buckets, keys.__qualname__))
     directories = tuple(piece.directory for piece in mapped)
-    of_keys = digest([piece.digest for piece in mapped])
+    of_keys = digest([each.digest for each in (*mapped, *partitions)])  # ids and times decide who stays
     tasks = [
         Task(inputs=(bucket, directories, tuple(partitions)), digest=digest([of_keys, bucket]), size=1)
         for bucket in range(buckets)
@@ -48,12 +48,12 @@ def deduplicate(
 def _write_keys(inputs, directory: Path, *, keys: Keys, columns, num_buckets: int, of_sources) -> Facts:
     number, partition, _ = inputs
     high, low, names, first_row = [], [], [], 0
-    if of_sources is None or partition.source in of_sources:
+    if partition.of(of_sources):
         for table in read_groups(partition.path, columns):
             one, other, keyed = keys(table)
             high.append(one[keyed])
             low.append(other[keyed])
-            names.append(numbered(number, first_row + np.flatnonzero(keyed)))
+            names.append(row_number(number, first_row + np.flatnonzero(keyed)))
             first_row += table.num_rows
     none = np.zeros(0, dtype=np.uint64)
     high, low, names = (np.concatenate([none, *parts]) for parts in (high, low, names))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pyarrow.compute as pc
-
 from llama3_jax.curation.documents import read_groups
 from llama3_jax.curation.partition import Context, Partition
 from llama3_jax.curation.step import Facts, Piece, Task, digest, file_digest
@@ -166,17 +164,6 @@ def _encode(inputs, directory: Path, *, groups: Mapping[str, str], rule, shard_t
             num_threads=1,
         )  # fmt: skip
     return {"counts": {group: counts}}
-
-
-def licenses(partitions: Sequence[Partition]) -> dict[str, int]:
-    """Documents by licence, as their records say."""
-    found: dict[str, int] = {}
-    for partition in partitions:
-        for table in read_groups(partition.path, ["license"]):
-            for entry in pc.value_counts(table["license"]).to_pylist():
-                name = entry["values"] or "unknown"
-                found[name] = found.get(name, 0) + entry["counts"]
-    return dict(sorted(found.items()))
 
 
 def as_run_data(written: Written) -> str:

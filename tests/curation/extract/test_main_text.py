@@ -69,7 +69,8 @@ def test_code_keeps_lines_and_indentation_without_gutters():
         (r"<script type='math/tex; mode=display'>\sum_i x_i</script>", r"$$\sum_i x_i$$"),
         (r"<img class='latex' alt='E = mc^2' src='a.png'>", "$E = mc^2$"),
         (r"<img src='https://s0.wp.com/latex.php?latex=x_1' alt='x_1' class='latex'>", "$x_1$"),
-        (r"<img src='/cgi-bin/mimetex.cgi?\sqrt{2}'>", r"$\sqrt{2}$"),
+        (r"<img src='/cgi-bin/mimetex.cgi?\sqrt{2}&lt;z'>", r"$\sqrt{2}<z$"),
+        (r"<img src='https://s0.wp.com/latex.php?zoom=2&latex=a%2Bb+c&bg=ffffff' alt=''>", "$a+b c$"),
         (
             r"<span class='katex'><span class='katex-mathml'><math><semantics><mi>y</mi><annotation "
             r"encoding='application/x-tex'>y_1"
@@ -83,6 +84,29 @@ def test_code_keeps_lines_and_indentation_without_gutters():
 def test_formulas_keep_their_source(html, formula):
     text = text_of(f"<p>{SENTENCE * 3}</p><p>It is {html} as said.</p>")
     assert f"It is {formula} as said." in text
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "<img src='/context?size=large' alt='A boat'>", "<img src='/chart?id=5'>",
+        "<img src='/images/math/teacher.jpg' alt='Our teacher'>", "<img src='vertex?x_1' alt=''>",
+    ],
+)  # fmt: skip
+def test_images_of_other_things_are_no_formulas(image):
+    assert "$" not in text_of(f"<p>{SENTENCE * 3}</p><p>A picture {image} of it, and also a sentence.</p>")
+
+
+def test_signs_that_stand_for_formulas_may_be_in_the_page():
+    text = text_of(f"<p>{SENTENCE * 3} \ue00099\ue001 and \ue0000\ue001</p><script type='math/tex'>x_1</script>")
+    assert "$x_1$" in text and text.count("$") == 2
+
+
+def test_a_page_of_very_many_articles_takes_no_longer_for_it():
+    article = b"<article class='post-content'><p>A sentence of its own, with some words.</p></article>"
+    start = time.process_time()
+    main_text(b"<body>" + article * 20_000, "utf-8")
+    assert time.process_time() - start < 20
 
 
 def test_what_explains_long_code_stays_with_it():
