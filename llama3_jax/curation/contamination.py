@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama3_jax.curation.deduplicate.batches import text_batches
-from llama3_jax.curation.text_buffer import buffer, folded, hash_pieces, look_up, word_classes, words
+from llama3_jax.curation.text_buffer import buffer, folded, hash_pieces, look_up, text_batches, word_classes, words
 
 _PARTS = 4
 _QUARTERS = [block >> 7 for block in (0x0E00, 0x0E80, 0x1000, 0x1080, 0x1780)]

@@ -44,7 +44,7 @@ class DocumentWriter:
 
     def write(self, table: pa.Table) -> None:
         table = table.select(self._schema.names).cast(self._schema)
-        sizes = _text_bytes(table)
+        sizes = pc.binary_length(table["text"]).to_pylist()
         start = 0
         for row, size in enumerate(sizes):
             self._bytes += size
@@ -69,11 +69,3 @@ class DocumentWriter:
             self._flush()
         self._writer.close()
 
-
-def _text_bytes(table: pa.Table) -> list[int]:
-    return pc.binary_length(table["text"]).to_pylist()
-
-
-def text_bytes(table: pa.Table) -> int:
-    """UTF-8 bytes of all texts."""
-    return sum(_text_bytes(table))

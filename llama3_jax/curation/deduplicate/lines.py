@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from llama3_jax.curation.deduplicate.batches import text_batches
-from llama3_jax.curation.text_buffer import buffer, folded, hash_pieces, lines, look_up
+from llama3_jax.curation.text_buffer import buffer, folded, hash_pieces, lines, look_up, text_batches
 
 
 def line_hashes(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

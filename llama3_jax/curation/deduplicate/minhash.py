@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from llama3_jax.curation.deduplicate.batches import text_batches
-from llama3_jax.curation.text_buffer import NEWLINE, buffer, folded, look_up, mix, word_classes
+from llama3_jax.curation.text_buffer import NEWLINE, buffer, folded, look_up, mix, text_batches, word_classes
 
 _SPACE = 32
 _NO_WIDTH = 0x7F
@@ -116,7 +115,7 @@ def band_keys(signature_NH: np.ndarray, settings: MinHash, languages: Sequence[s
     """64 bits of each band of each signature, with its number and the document's language: uint64, [N, bands].
 
     Among the 2e11 keys of 15e9 documents in 14 bands, about 1,200 pairs agree in 64 bits without having the same band:
-    one document in six million gains a stranger, which `estimated_jaccard` would tell. 128 bits would double the shuffle.
+    one document in six million gains a stranger. 128 bits would double the shuffle.
 
     Args:
         signature_NH: uint32, as `signatures` makes them with the same settings.
@@ -134,11 +133,6 @@ def band_keys(signature_NH: np.ndarray, settings: MinHash, languages: Sequence[s
     for row in range(rows):
         key_NB = mix(key_NB ^ mix(signature_NH[:, row::rows].astype(np.uint64) + np.uint64((row + 1) << 32)))
     return key_NB
-
-
-def estimated_jaccard(left_NH: np.ndarray, right_NH: np.ndarray) -> np.ndarray:
-    """The share of equal hashes of two signatures: unbiased, with a standard deviation of sqrt(s (1 - s) / num_hashes)."""
-    return (left_NH == right_NH).mean(axis=-1)
 
 
 @functools.cache

@@ -33,7 +33,6 @@ class Batch:
         self.lines = lines(self.held)
         self.word_lengths = self.words.ends - self.words.starts
         self.num_words = self.per_text(self.words)
-        self.num_characters = self.held.ends - self.held.starts
 
     def per_text(self, spans: Spans, weights: np.ndarray | None = None) -> np.ndarray:
         """Of each document the sum over its spans, or how many there are."""

@@ -15,9 +15,10 @@ from llama3_jax.curation.heuristics.gopher import gopher_quality_rules
 from llama3_jax.curation.heuristics.repetition import gopher_repetition_rules, repetition_rules
 from llama3_jax.curation.heuristics.rule import Rule
 from llama3_jax.curation.heuristics.settings import Heuristics, Rules
+from llama3_jax.curation.text_buffer import text_batches
 
-_PORTION = 2**18
-"""Characters."""
+_CHARACTERS = 2**18
+"""Of the documents that are taken together: tables of their words stay in the cache of a core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +45,17 @@ def measure(texts: Sequence[str], settings: Heuristics, *, language: str, refere
     texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
     reason: list[str | None] = [None] * len(texts)
     value, values = np.full(len(texts), np.nan), {}
-    for first, last in _portions(texts):
-        if rules.c4 is not None:
-            texts[first:last] = without_bad_lines(texts[first:last], rules.c4)
-        for rule in _rules(Batch(texts[first:last]), rules, language, reference):
+    judged: list[str] = []
+    for batch in text_batches(texts, _CHARACTERS):
+        batch = batch if rules.c4 is None else without_bad_lines(batch, rules.c4)
+        first, last = len(judged), len(judged) + len(batch)
+        judged += batch
+        for rule in _rules(Batch(batch), rules, language, reference):
             values.setdefault(rule.name, np.full(len(texts), np.nan))[first:last] = rule.values
             for row in np.flatnonzero(rule.broken()).tolist():
                 if reason[first + row] is None:
                     reason[first + row], value[first + row] = rule.name, rule.values[row]
-    return Measured(texts=texts, reason=reason, value=value, values=values)
-
-
-def _portions(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Documents that are taken together: as many as keep the tables of words in the cache of a core."""
-    first = size = 0
-    for number, text in enumerate(texts, start=1):
-        size += len(text)
-        if size >= _PORTION or number == len(texts):
-            yield first, number
-            first, size = number, 0
+    return Measured(texts=judged, reason=reason, value=value, values=values)
 
 
 def _rules(batch: Batch, rules: Rules, language: str, reference: np.ndarray | None) -> Iterator[Rule]:

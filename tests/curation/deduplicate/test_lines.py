@@ -46,7 +46,7 @@ def test_hashes_do_not_depend_on_the_batch(texts, cut):
 
 
 def test_documents_are_numbered_over_batches(monkeypatch):
-    monkeypatch.setattr("llama3_jax.curation.deduplicate.batches.text_batches.__defaults__", (3,))
+    monkeypatch.setattr("llama3_jax.curation.text_buffer.text_batches.__defaults__", (3,))
     _, documents, numbers = line_hashes(["a\nb", "", "c", "\nd\n", "e"])
     assert documents.tolist() == [0, 0, 2, 3, 4]
     assert numbers.tolist() == [0, 1, 0, 1, 0]
