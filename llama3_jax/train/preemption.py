@@ -5,7 +5,8 @@ signal finds a run decides what comes of it:
 
     start-up, data, compiling a stage,      nothing can be lost: `Interrupted` is raised at once. Should the program be
     the scores and samples of the end       inside a call that is not Python's, which a signal cannot leave (compiling),
-                                            the process is ended after `patience_s`, by a thread
+                                            or in a library that swallows it, the process is ended after `patience_s`,
+                                            by a thread
     a training step, saving, the journal    `deferred()`: waits for the next window
     waiting for a batch, evaluation,        `window()`: `Interrupted` is raised as soon as the main thread is in Python;
     samples and plots between steps         who opened the region catches it and saves, so that no thread ends the process.
@@ -131,10 +132,12 @@ class Preemption:
     def _arrived(self, number: int, closed: threading.Event) -> None:
         """Called on the watching thread the moment a signal reaches the process, whatever the main thread is doing.
 
-        `requested` is set by the main thread: while it is not, that thread has not come back to Python since.
+        `requested` is set by the main thread: while it is not, that thread has not come back to Python since. Where it is and
+        the program goes on, somebody caught `Interrupted`: on leaving a region, whoever saves; elsewhere, a bare `except:`.
         """
+        in_region = self._regions > 0
         closed.wait(self._patience_s)
-        while self.requested is None and not self._regions and not closed.is_set():
+        while not self._regions and not (in_region and self.requested) and not closed.is_set():
             if not self.saving():
                 self.end(f"\nstopped by {signal.Signals(number).name}; {self.last_words()}\n")
             closed.wait(0.02)

@@ -156,6 +156,15 @@ def test_a_process_inside_another_languages_call_is_ended_for_it():
     assert time.monotonic() - sent < 5
 
 
+def test_nor_does_a_library_that_swallows_everything_keep_it():
+    """As that of JAX which loads the plugins of accelerators."""
+    swallowing = "try: time.sleep(20)\n        except: pass\n        time.sleep(20)"
+    program = Program(swallowing, patience_s=0.2)
+    sent = time.monotonic()
+    assert program.stop() == (EXIT_INTERRUPTED, "", "\nstopped by SIGTERM; last words\n")
+    assert time.monotonic() - sent < 5
+
+
 def test_it_answers_itself_where_the_call_ends_in_time():
     program = Program("outside_of_python(1)", patience_s=30)
     assert program.stop() == (EXIT_INTERRUPTED, ", stopped by SIGTERM", "")
