@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 _UNSEEN = re.compile(
-    r"<(style|svg|noscript|iframe|template|canvas|object|video|audio|select|datalist|head|script(?![^>]*type=\"math/))\b.*?</\1\s*>|<!--.*?-->",
-    re.S,
+    r"<(?:(style|svg|noscript|iframe|template|canvas|object|video|audio|select|datalist|head|script(?![^>]*type=\"math/))\b|!--)"
 )
 _TAGS_THAT_SAY_NOTHING = re.compile(
     r"</?(?:b|i|em|strong|font|u|small|abbr|cite|mark|kbd|samp|var|tt|time|big|ins|bdi|bdo|dfn|acronym|strike|data|wbr|q|s|"
@@ -31,8 +30,8 @@ class Elements(NamedTuple):
     """Of each, the tag number of its end tag (its own number for an element without content)."""
     end_of: list[int]
     """The same by tag number; -1 for an end tag."""
-    parents: np.ndarray
-    """Of each, the place of its parent in `starts`; -1 for the root."""
+    levels: np.ndarray
+    """Of each, how deep it is."""
 
 
 _VOID = {"br", "hr"}
@@ -40,7 +39,16 @@ _VOID = {"br", "hr"}
 
 def seen(page: str) -> str:
     """Serialised HTML without what is never shown as text; scripts of formulas stay."""
-    return _UNSEEN.sub("", page)
+    out, place = [], 0
+    while (found := _UNSEEN.search(page, place)) is not None:
+        end, sign = (f"</{found[1]}", ">") if found[1] else ("--", ">")
+        last = page.find(end, found.end())
+        last = page.find(sign, last) if last >= 0 else -1
+        stays = found.start() if last >= 0 else found.end()
+        out.append(page[place:stays])
+        place = last + 1 if last >= 0 else stays
+    out.append(page[place:])
+    return "".join(out)
 
 
 def take_apart(page: str) -> Elements:
@@ -48,8 +56,8 @@ def take_apart(page: str) -> Elements:
     pieces = _SPLIT.split(_TAGS_THAT_SAY_NOTHING.sub("", page))
     texts, closing, names, attributes = pieces[0::4], pieces[1::4], pieces[2::4], pieces[3::4]
     count = len(names)
-    void = np.array([name in _VOID for name in names], bool)
-    is_end = np.array(closing) == "/"
+    void = np.fromiter(map(_VOID.__contains__, names), bool, count)
+    is_end = np.fromiter(map(bool, closing), bool, count)
     step = np.where(is_end, -1, 1)
     step[void] = 0
     depth = np.cumsum(step)
@@ -57,14 +65,22 @@ def take_apart(page: str) -> Elements:
     level[void] += 1
     numbers = np.arange(count)
     paired = ~void
-    order = numbers[paired][np.argsort(level[paired], kind="stable")]  # start, end, start, end, ... of each level
+    order = numbers[paired][_stable_order(level[paired])]  # start, end, start, end, ... of each level
     if len(order) % 2 or is_end[order[0::2]].any() or not is_end[order[1::2]].all():
         return take_apart(_mended(pieces))  # what was taken out began in one element and ended in another
     ends = numbers.copy()
     ends[order[0::2]] = order[1::2]
     starts = numbers[~is_end]
     end_of = np.where(is_end, -1, ends).tolist()
-    return Elements(names, attributes, texts, starts, ends[starts], end_of, _parents(level[starts]))
+    return Elements(names, attributes, texts, starts, ends[starts], end_of, level[starts])
+
+
+def _stable_order(values: np.ndarray) -> np.ndarray:
+    """What sorts the values: in linear time, where few bits hold them."""
+    if not len(values):
+        return values
+    values = values - values.min()
+    return np.argsort(values.astype(np.min_scalar_type(int(values.max()))), kind="stable")
 
 
 def _mended(pieces: list[str]) -> str:
@@ -81,15 +97,3 @@ def _mended(pieces: list[str]) -> str:
             out.append(f"</{name}>")
         out.append(text)
     return "".join([*out, *(f"</{name}>" for name in reversed(opened))])
-
-
-def _parents(levels: np.ndarray) -> np.ndarray:
-    """Of elements in document order, the last before with a smaller level by one."""
-    parents = np.full(len(levels), -1)
-    order = np.argsort(levels, kind="stable")
-    edges = np.flatnonzero(np.diff(levels[order], prepend=-1, append=-1))
-    groups = [order[first:last] for first, last in zip(edges, edges[1:], strict=False)]
-    for above, group in zip(groups, groups[1:], strict=False):
-        parents[group] = above[np.searchsorted(above, group) - 1]
-    return parents
-

@@ -11,14 +11,14 @@ from llama3_jax.curation.extract.mathml import tex_of
 _SCRIPT = re.compile(r'<script[^>]*?type="math/(?:tex|asciimath)([^"]*)"[^>]*>(.*?)</script>', re.S)
 _MATH = re.compile(r"<math\b([^>]*)>(.*?)</math>", re.S)
 _ANNOTATION = re.compile(r'<annotation[^>]*encoding="[^"]*tex[^"]*"[^>]*>(.*?)</annotation(?:-xml)?>', re.S | re.I)
-_IMAGE = re.compile(r'<img\b[^>]*?(?:(?i:tex|math|equation|formula|codecogs)|alt="\s*[$\\])[^>]*>')
-_ATTRIBUTE = {name: re.compile(rf'\b{name}="([^"]*)"', re.I) for name in ("alt", "class", "src", "alttext")}
+_IMAGE = re.compile(r"<img\b[^>]*>")
+_SAYS_FORMULA = ("tex", "math", "equation", "formula", "codecogs", "\\", "$")
 _MATH_IMAGE = re.compile(
     r"(?:^|[\s/_.?-])(?:tex|latex|mathtex|mimetex|math|equation|formula|codecogs)(?:$|[\s/_.?=&-])|mwe-math|cgi-bin/\w*tex", re.I
 )
 _TEX = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|\$")
 _DATA_TEX = re.compile(r'<\w+\b[^>]*?\bdata-(?:tex|latex|expr|math|katex)="([^"]+)"[^>]*>', re.I)
-_HAS_DATA = re.compile(r'data-(?:tex|latex|expr|math|katex)="')
+_ENDS_OF_DATA = ('tex="', 'data-expr="', 'data-math="')
 _IN_ADDRESS = re.compile(
     r"(?:[/.](?:mimetex|mathtex|latex|tex)(?:\.cgi|\.php)?|codecogs\.com/\w+(?:\.latex)?)\?"
     r"(?:(?:[^?=]*=[^?&]*&)*(?:latex|tex)=)?([^?]+?)(?:&\w+=.*)?(?:#.*)?$",
@@ -53,11 +53,11 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
 
     def of_math(found: re.Match) -> str:
         attributes, inside = found.groups()
-        alternative = _ATTRIBUTE["alttext"].search(attributes)
-        source = _ANNOTATION.search(inside) or alternative
+        annotation = _ANNOTATION.search(inside)
+        source = annotation[1] if annotation else _attributes(attributes).get("alttext")
         display = 'display="block"' in attributes
         if source is not None:
-            return mark(_without_style(source.group(1)), display)
+            return mark(_without_style(source), display)
         return mark(html.escape(tex_of(inside), quote=False), display)
 
     if 'type="math/' in page:
@@ -67,12 +67,15 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
         page = _MATH.sub(of_math, page)
 
     def of_image(found: re.Match) -> str:
-        said = {name: pattern.search(found.group()) for name, pattern in _ATTRIBUTE.items()}
-        alt = html.unescape(said["alt"].group(1)).strip() if said["alt"] else ""
-        source = _IN_ADDRESS.search(html.unescape(said["src"].group(1))) if said["src"] else None
+        image = found.group().lower()
+        if not any(word in image for word in _SAYS_FORMULA):
+            return found.group()
+        said = _attributes(found.group())
+        alt = html.unescape(said.get("alt", "")).strip()
+        source = _IN_ADDRESS.search(html.unescape(said.get("src", "")))
         if source is not None and not _TEX.search(alt):
             return mark(html.escape(unquote(source.group(1).replace("+", " ")), quote=False), False)
-        called, place = (said[name].group(1) if said[name] else "" for name in ("class", "src"))
+        called, place = said.get("class", ""), said.get("src", "")
         if has_math and "mwe-math" in called:
             return ""  # the same formula stands beside it as MathML
         is_tex = _TEX.search(alt) is not None
@@ -87,7 +90,7 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
     def of_data(found: re.Match) -> str:
         return (mark(found.group(1), False) if _TEX.search(found.group(1)) else "") + found.group()
 
-    if _HAS_DATA.search(page):
+    if any(end in page for end in _ENDS_OF_DATA):
         page = _DATA_TEX.sub(of_data, page)
     return page, formulas
 
@@ -95,6 +98,12 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
 def put_back(text: str, formulas: list[str]) -> str:
     """The marks of a text as the formulas they stand for."""
     return _MARK.sub(lambda found: formulas[int(found.group(1))], text) if formulas else text
+
+
+def _attributes(tag: str) -> dict[str, str]:
+    """Of a serialised tag, whose values have no quotation marks of their own: name -> value as it is escaped."""
+    parts = tag.split('"')
+    return {name[name.rfind(" ") + 1 : -1]: value for name, value in zip(parts[0::2], parts[1::2], strict=False)}
 
 
 def _plain(script: str) -> str:

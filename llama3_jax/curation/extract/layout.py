@@ -19,7 +19,7 @@ _CODE = re.compile(
 )
 _CLASS = re.compile(r'(?:^|\s)class="([^"]*)"')
 # Until the end, breaks are control characters, which no text has.
-_BREAK_SIGNS = "\x1e\x1d\x1f\x1c\x1b\x19\x1a"
+_BREAK_SIGNS = "\x01\x02\x03\x04\x05\x06\x07"  # none is a blank to str.split
 _LINE, _PARAGRAPH, _CELL, _CODE_LINE, _CODE_SPACE, _CODE_BREAK, _CODE_TAB = _BREAK_SIGNS
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
@@ -87,11 +87,13 @@ def _begins_code(page: Elements, number: int) -> bool:
     return name == "pre" or (said != "" and (called := _CLASS.search(said)) is not None and _CODE.search(called[1]) is not None)
 
 
-_UNSEEN = re.compile("[\u00ad\u200b\u200c\u2060\ufeff]")
+_UNSEEN = "\u00ad\u200b\u200c\u2060\ufeff"
+_WIDE_BLANKS = "\u3000\u2009\u2003\u2002\u202f\u200a\u2005\u2006\u2007\u2008\u2004\u2000\u2001\u205f\u1680\x85"
+"""What str.split takes for blanks and a text keeps."""
 _INDENTED = re.compile(rf"([{_LINE}{_PARAGRAPH}])\n?((?:\u00a0 ?){{2,40}})(?=[^\s\u00a0])")
 """Code that is shown without being called so: lines that begin with hard blanks."""
 _BLANKS = re.compile(r"[\n\r\t\f\u00a0\u2028\u2029][ \n\r\t\f\u00a0\u2028\u2029]*| [ \n\r\t\f\u00a0\u2028\u2029]+")
-_BREAKS = re.compile(rf"[ {_LINE}{_PARAGRAPH}{_CELL}]*[{_LINE}{_PARAGRAPH}][ {_LINE}{_PARAGRAPH}{_CELL}]*")
+_BREAKS = re.compile(rf"[{_LINE}{_PARAGRAPH}{_CELL}]*[{_LINE}{_PARAGRAPH}][{_LINE}{_PARAGRAPH}{_CELL}]*")
 _CODE_BREAKS = re.compile(rf"{_CODE_LINE}?{_CODE_BREAK}+(?:{_CODE_LINE}(?!{_CODE_LINE}))?")
 _AT_ENDS = re.compile(
     rf"[{_CODE_LINE}{_CODE_SPACE}{_CODE_TAB}]*{_CODE_LINE}[{_CODE_SPACE}{_CODE_TAB}]*(?=[{_PARAGRAPH}{_LINE}])"
@@ -110,7 +112,11 @@ def _tidy(text: str) -> str:
         text = _INDENTED.sub(
             lambda found: found.group(1) + _CODE_SPACE * found.group(2).count("\u00a0") * (1 + (" " in found.group(2))), text
         )
-    text = _BLANKS.sub(" ", text if text.isascii() else _UNSEEN.sub("", text))
+    for sign in _UNSEEN:
+        text = text.replace(sign, "")
+    text = _BLANKS.sub(" ", text) if any(sign in text for sign in _WIDE_BLANKS) else " ".join(text.split())
+    for sign in (_LINE, _PARAGRAPH, _CELL):
+        text = text.replace(" " + sign, sign).replace(sign + " ", sign)
     if _CODE_BREAK in text:
         text = _CODE_BREAKS.sub(_CODE_LINE, text)
     if _CODE_LINE in text:
@@ -118,4 +124,6 @@ def _tidy(text: str) -> str:
     text = _BREAKS.sub(lambda found: "\n\n" if _PARAGRAPH in found.group() else "\n", text)
     for sign, meant in _FROM_CODE:
         text = text.replace(sign, meant)
-    return _CONTROLS.sub("", _AT_LINE_ENDS.sub("\n", text)).strip("\n ")
+    if " \n" in text or "\t\n" in text:
+        text = _AT_LINE_ENDS.sub("\n", text)
+    return _CONTROLS.sub("", text).strip("\n ")

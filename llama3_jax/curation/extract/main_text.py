@@ -17,6 +17,7 @@ from llama3_jax.curation.extract.layout import without_controls, written
 _CONTAINERS = frozenset(
     "body div section article main td table tbody tr ul ol dl li blockquote center form fieldset span dd figure".split()
 )
+_ANCHOR, _PRE, _LINK_LISTS = frozenset(["a"]), frozenset(["pre"]), frozenset("ul ol div section table dl form".split())
 _GONE = frozenset("nav footer aside button dialog menu textarea label option".split())
 _ROLES = re.compile(
     r'role="(?:navigation|banner|contentinfo|search|complementary|dialog|alert|menu|menubar|toolbar|tablist|alertdialog)"'
@@ -24,7 +25,7 @@ _ROLES = re.compile(
 _HIDDEN = re.compile(
     r'(?:^|\s)hidden(?:=""|\s|$)|style="[^"]*(?:display:\s*none|visibility:\s*hidden)|(?:^|\s)aria-hidden="true"'
 )
-_NAMED = re.compile(r'(?:class|id)="([^"]*)"')
+_LABELS = ("class=", "id=")
 _BOILERPLATE = frozenset(
     "nav navbar navigation navigator navbox menu submenu sidebar breadcrumb breadcrumbs crumb crumbs footer foot cookie "
     "cookies consent gdpr addthis sns readmore ad ads adsense adbox banner newsletter newsletters signup popup modal "
@@ -45,10 +46,12 @@ _GUTTER_PAIRS = frozenset("line number,line numbers,blob num,ln num,ln numbers,c
 _FIRST_OF_PAIRS = frozenset(pair.split()[0] for pair in _PAIRS | _GUTTER_PAIRS)
 _RENDERED = re.compile("MathJax|mathjax_preview|katex-html|mjx-|MJX")
 _CONTENT = re.compile(
-    r'(?i)(?:class|id)="[^"]*(?:article-?body|articlebody|post-?content|entry-?content|story-?body|post-?body|article-?content|'
+    r'(?:class|id)="[^"]*(?:article-?body|articlebody|post-?content|entry-?content|story-?body|post-?body|article-?content|'
     r'main-?content|markdown-body|mw-parser-output|post-text|page-content|body-content|article__body|article-text|story-content)|'
-    r'itemprop="articleBody"|role="main"'
+    r'itemprop="articlebody"|role="main"'
 )
+_IN_CONTENT = ("body", "content", "text", "output", "main")
+"""Of these, one is in each name for the content."""
 _NAMED_FOR_CONTENT = frozenset("pre code p h1 h2 td".split())
 """Elements whose class or id speaks of what they are about, not of their part in the page."""
 _UNNAMED = frozenset("a br hr html body main article".split())
@@ -80,23 +83,23 @@ def main_text(page: bytes, encoding: str) -> str:
 
 def _content(page: Elements, has_formulas: bool) -> tuple[np.ndarray, tuple[int, int]]:
     """Which start tags begin something that is left out, and between which tags the main content lies."""
-    count = len(page.names)
-    names = [page.names[number] for number in page.starts.tolist()]
-    attributes = [page.attributes[number] for number in page.starts.tolist()]
+    count, numbers = len(page.names), page.starts.tolist()
+    names, attributes = [page.names[i] for i in numbers], [page.attributes[i] for i in numbers]
     starts, ends = page.starts, page.ends
-    lengths = np.array([len(text.strip()) for text in page.texts], np.int64)
+    lengths = np.fromiter(map(len, map(str.strip, page.texts)), np.int64, count + 1)
     total = np.concatenate([[0], np.cumsum(lengths)])
 
     def inside(values: np.ndarray) -> np.ndarray:
         """Of each element, the sum over the texts within."""
         return values[ends + 1] - values[starts + 1]
 
+    def within(which: np.ndarray) -> np.ndarray:
+        """Of each text, whether it is within one of these elements."""
+        opened = np.bincount(starts[which] + 1, minlength=count + 2) - np.bincount(ends[which] + 1, minlength=count + 2)
+        return np.cumsum(opened)[: count + 1] > 0
+
     held = inside(total)
-    in_link = np.zeros(count + 2, np.int64)
-    anchors = np.array(names) == "a"
-    np.add.at(in_link, starts[anchors] + 1, 1)
-    np.add.at(in_link, ends[anchors] + 1, -1)
-    in_link = np.cumsum(in_link)[: count + 1] > 0
+    in_link = within(_are(names, _ANCHOR))
     links = inside(np.concatenate([[0], np.cumsum(np.where(in_link, lengths, 0))]))
     whole = max(1, int(total[-1]))
     unlinked = max(1, whole - int(np.where(in_link, lengths, 0).sum()))
@@ -105,36 +108,36 @@ def _content(page: Elements, has_formulas: bool) -> tuple[np.ndarray, tuple[int,
 
     gone = np.zeros(len(starts), bool)
     share = (held - links) / unlinked
-    shares, link_share = share.tolist(), links > 0.3 * held
-    for place, name in enumerate(names):
-        if name in _UNNAMED:
-            continue
+    shares, link_share, ends_at, after = share.tolist(), (links > 0.3 * held).tolist(), ends.tolist(), -1
+    for place in np.flatnonzero(held > 0).tolist():
+        name = names[place]
+        if name in _UNNAMED or ends_at[place] < after:
+            continue  # the latter is part of something that is left out
         if name in _GONE:
-            gone[place] = shares[place] < 0.5
+            leaves = shares[place] < 0.5
         elif said := attributes[place]:
             sign = _sign(said)
-            if sign and shares[place] < _MOST[sign]:
-                spared = (sign == "hidden" and marks[place]) or (sign == "boilerplate" and name in _NAMED_FOR_CONTENT)
-                gone[place] = not spared
-        if name == "header" and not gone[place]:
-            gone[place] = shares[place] < 0.2 and link_share[place]
+            spared = (sign == "hidden" and marks[place]) or (sign == "boilerplate" and name in _NAMED_FOR_CONTENT)
+            leaves = sign and shares[place] < _MOST[sign] and not spared
+        else:
+            leaves = False
+        if leaves or (name == "header" and shares[place] < 0.2 and link_share[place]):
+            gone[place], after = True, ends_at[place]
 
-    covered = np.zeros(count + 2, np.int64)
-    np.add.at(covered, starts[gone] + 1, 1)
-    np.add.at(covered, ends[gone] + 1, -1)
-    visible = np.cumsum(covered)[: count + 1] == 0
-    in_code = np.zeros(count + 2, np.int64)
-    code = np.array([name == "pre" for name in names], bool)
-    np.add.at(in_code, starts[code] + 1, 1)
-    np.add.at(in_code, ends[code] + 1, -1)
-    prose = _prose(lengths, visible & ~in_link, np.cumsum(in_code)[: count + 1] > 0)
+    prose = _prose(lengths, ~within(gone) & ~in_link, within(_are(names, _PRE)))
     score = inside(np.concatenate([[0], np.cumsum(prose)]))
     return _with_link_lists(names, gone, held, links, score), _main(page, names, attributes, gone, score)
 
 
+def _are(names: list[str], kinds: frozenset[str]) -> np.ndarray:
+    return np.fromiter(map(kinds.__contains__, names), bool, len(names))
+
+
 def _sign(attributes: str) -> str:
     """What the attributes of an element say that it is."""
-    by_name = _named(tuple(_NAMED.findall(attributes))) if '="' in attributes else ""
+    parts = attributes.split('"')
+    labels = [value for name, value in zip(parts[0::2], parts[1::2], strict=False) if name.endswith(_LABELS)]
+    by_name = _named(" ".join(labels)) if labels else ""
     if by_name == "rendered":
         return by_name
     if ("hidden" in attributes or "none" in attributes) and _HIDDEN.search(attributes):
@@ -145,9 +148,8 @@ def _sign(attributes: str) -> str:
 
 
 @functools.lru_cache(maxsize=2**14)
-def _named(labels: tuple[str, ...]) -> str:
+def _named(label: str) -> str:
     """By the words of an element's class and id."""
-    label = " ".join(labels)
     if _RENDERED.search(label):
         return "rendered"
     words = _WORDS.findall(label.lower())
@@ -161,9 +163,9 @@ def _named(labels: tuple[str, ...]) -> str:
     return ""
 
 
-@functools.lru_cache(maxsize=2**14)
 def _is_content(attributes: str) -> bool:
-    return _CONTENT.search(attributes) is not None
+    said = attributes.lower()
+    return any(word in said for word in _IN_CONTENT) and _CONTENT.search(said) is not None
 
 
 def _prose(lengths: np.ndarray, seen: np.ndarray, in_code: np.ndarray) -> np.ndarray:
@@ -181,7 +183,8 @@ def _main(page: Elements, names: list[str], attributes: list[str], gone: np.ndar
         if (named := _named_for_it(page, names, attributes, gone, score)) is not None:
             place, whole = named, score[named]
         while True:
-            children = np.flatnonzero((page.parents == place) & ~gone)
+            first, last = np.searchsorted(page.starts, (page.starts[place] + 1, page.ends[place]))
+            children = first + np.flatnonzero((page.levels[first:last] == page.levels[place] + 1) & ~gone[first:last])
             best = int(children[np.argmax(score[children])]) if len(children) else None
             if best is None or names[best] not in _CONTAINERS or score[best] < 0.9 * score[place] or score[best] < 0.75 * whole:
                 break
@@ -206,5 +209,5 @@ def _named_for_it(page: Elements, names: list[str], attributes: list[str], gone:
 def _with_link_lists(names: list[str], gone: np.ndarray, held: np.ndarray, links: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Blocks that are links for the most part."""
     dense = links > 0.6 * np.maximum(held, 1)
-    blocks = np.isin(names, ("ul", "ol", "div", "section", "table", "dl", "form"))
+    blocks = _are(names, _LINK_LISTS)
     return gone | (blocks & dense & (held > 0) & (score < 140))
