@@ -15,8 +15,10 @@ _BLOCKS = frozenset(
 )
 _PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 blockquote pre table ul ol dl".split())
 _CODE = re.compile(
-    r"(?i)(?:^|[\s_-])(?:syntaxhighlighter|codehilite|CodeMirror-code|prettyprint|crayon-(?:code|pre)|hljs|code-?block)(?:$|\s)"
+    r"(?:^|[\s_-])(?:syntaxhighlighter|codehilite|codemirror-code|prettyprint|crayon-(?:code|pre)|hljs|code-?block)(?:$|\s)"
 )
+_IN_CODE = ("code", "highlight", "pretty", "crayon", "hljs")
+"""Of these, one is in each name for code."""
 _CLASS = re.compile(r'(?:^|\s)class="([^"]*)"')
 # Until the end, breaks are control characters, which no text has.
 _BREAK_SIGNS = "\x01\x02\x03\x04\x05\x06\x07"  # none is a blank to str.split
@@ -84,7 +86,12 @@ def _begins_code(page: Elements, number: int) -> bool:
     name, said = page.names[number], page.attributes[number]
     if name == "code":
         return "br" in page.names[number : page.end_of[number]]
-    return name == "pre" or (said != "" and (called := _CLASS.search(said)) is not None and _CODE.search(called[1]) is not None)
+    if name == "pre" or not said:
+        return name == "pre"
+    said = said.lower()
+    if not any(word in said for word in _IN_CODE):
+        return False
+    return (called := _CLASS.search(said)) is not None and _CODE.search(called[1]) is not None
 
 
 _UNSEEN = "\u00ad\u200b\u200c\u2060\ufeff"
@@ -93,7 +100,7 @@ _WIDE_BLANKS = "\u3000\u2009\u2003\u2002\u202f\u200a\u2005\u2006\u2007\u2008\u20
 _INDENTED = re.compile(rf"([{_LINE}{_PARAGRAPH}])\n?((?:\u00a0 ?){{2,40}})(?=[^\s\u00a0])")
 """Code that is shown without being called so: lines that begin with hard blanks."""
 _BLANKS = re.compile(r"[\n\r\t\f\u00a0\u2028\u2029][ \n\r\t\f\u00a0\u2028\u2029]*| [ \n\r\t\f\u00a0\u2028\u2029]+")
-_BREAKS = re.compile(rf"[{_LINE}{_PARAGRAPH}{_CELL}]*[{_LINE}{_PARAGRAPH}][{_LINE}{_PARAGRAPH}{_CELL}]*")
+_BREAKS = re.compile(rf"[{_LINE}{_PARAGRAPH}{_CELL}]+")
 _CODE_BREAKS = re.compile(rf"{_CODE_LINE}?{_CODE_BREAK}+(?:{_CODE_LINE}(?!{_CODE_LINE}))?")
 _AT_ENDS = re.compile(
     rf"[{_CODE_LINE}{_CODE_SPACE}{_CODE_TAB}]*{_CODE_LINE}[{_CODE_SPACE}{_CODE_TAB}]*(?=[{_PARAGRAPH}{_LINE}])"
@@ -104,6 +111,12 @@ _TO_CODE = (
     ("\r", ""), ("\u200b", ""), ("\n", _CODE_LINE), (" ", _CODE_SPACE), ("\u00a0", _CODE_SPACE), ("\t", _CODE_TAB),
 )  # fmt: skip
 _FROM_CODE = ((_CODE_LINE, "\n"), (_CODE_SPACE, " "), (_CODE_TAB, "\t"), (_CELL, "\t"))
+
+
+def _as_lines(found: re.Match) -> str:
+    """The widest of some breaks in a row."""
+    breaks = found.group()
+    return "\n\n" if _PARAGRAPH in breaks else "\n" if _LINE in breaks else breaks
 
 
 def _tidy(text: str) -> str:
@@ -121,7 +134,7 @@ def _tidy(text: str) -> str:
         text = _CODE_BREAKS.sub(_CODE_LINE, text)
     if _CODE_LINE in text:
         text = _AT_ENDS.sub("", text)
-    text = _BREAKS.sub(lambda found: "\n\n" if _PARAGRAPH in found.group() else "\n", text)
+    text = _BREAKS.sub(_as_lines, text)
     for sign, meant in _FROM_CODE:
         text = text.replace(sign, meant)
     if " \n" in text or "\t\n" in text:

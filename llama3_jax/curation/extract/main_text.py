@@ -47,7 +47,7 @@ _FIRST_OF_PAIRS = frozenset(pair.split()[0] for pair in _PAIRS | _GUTTER_PAIRS)
 _RENDERED = re.compile("MathJax|mathjax_preview|katex-html|mjx-|MJX")
 _CONTENT = re.compile(
     r'(?:class|id)="[^"]*(?:article-?body|articlebody|post-?content|entry-?content|story-?body|post-?body|article-?content|'
-    r'main-?content|markdown-body|mw-parser-output|post-text|page-content|body-content|article__body|article-text|story-content)|'
+    r"main-?content|markdown-body|mw-parser-output|post-text|page-content|body-content|article__body|article-text|story-content)|"
     r'itemprop="articlebody"|role="main"'
 )
 _IN_CONTENT = ("body", "content", "text", "output", "main")
