@@ -6,9 +6,14 @@ import html
 import re
 from urllib.parse import unquote
 
+from llama3_jax.curation.extract.asciimath import tex_of_asciimath
 from llama3_jax.curation.extract.mathml import tex_of
 
-_SCRIPT = re.compile(r'<script[^>]*?type="math/(?:tex|asciimath)([^"]*)"[^>]*>(.*?)</script>', re.S)
+_SCRIPT = re.compile(r'<script[^>]*?type="math/(tex|asciimath)([^"]*)"[^>]*>(.*?)</script>', re.S)
+_LOADS_ASCIIMATH = re.compile(
+    r'<script\b[^>]*?\bsrc="[^"]*(?:asciimath|[?&-]AM_|config=[^"]*\bAM_)|asciimath2jax|input/asciimath', re.I
+)
+_BETWEEN_BACKTICKS = re.compile(r"<(pre|code|textarea|kbd)\b.*?</\1>|<[^>]*>|(?<![\\`])`([^`<]{1,1000})`", re.S)
 _MATH = re.compile(r"<math\b([^>]*)>(.*?)</math>", re.S)
 _ANNOTATION = re.compile(r'<annotation[^>]*encoding="[^"]*tex[^"]*"[^>]*>(.*?)</annotation(?:-xml)?>', re.S | re.I)
 _IMAGE = re.compile(r"<img\b[^>]*>")
@@ -32,11 +37,19 @@ OPEN, CLOSE = "\ue000", "\ue001"
 _MARK = re.compile(f"{OPEN}(\\d+){CLOSE}")
 
 
-def lift_formulas(page: str) -> tuple[str, list[str]]:
+def loads_asciimath(page: str) -> bool:
+    """Whether a program of the page shows what stands between backticks as formulas."""
+    return _LOADS_ASCIIMATH.search(page) is not None
+
+
+def lift_formulas(page: str, *, asciimath: bool = False) -> tuple[str, list[str]]:
     """Takes the formulas out of serialised HTML: each becomes a mark, and a string of the list.
 
     TeX of MathJax scripts, of annotations and alttext of MathML, of data attributes and of the `alt` of formula images;
-    MathML without any is written as TeX.
+    MathML without any, and AsciiMath, are written as TeX.
+
+    Args:
+        asciimath: whether what stands between backticks is AsciiMath.
     """
     formulas: list[str] = []
     if OPEN in page:
@@ -60,8 +73,18 @@ def lift_formulas(page: str) -> tuple[str, list[str]]:
             return mark(_without_style(source), display)
         return mark(html.escape(tex_of(inside), quote=False), display)
 
+    def of_asciimath(source: str, display: bool) -> str:
+        return mark(html.escape(tex_of_asciimath(html.unescape(source)), quote=False), display)
+
+    def of_script(found: re.Match) -> str:
+        kind, more, source = found.groups()
+        display = "display" in more
+        return of_asciimath(_plain(source), display) if kind == "asciimath" else mark(_plain(source), display)
+
     if 'type="math/' in page:
-        page = _SCRIPT.sub(lambda found: mark(_plain(found.group(2)), "display" in found.group(1)), page)
+        page = _SCRIPT.sub(of_script, page)
+    if asciimath:
+        page = _BETWEEN_BACKTICKS.sub(lambda found: of_asciimath(found[2], False) if found[2] else found[0], page)
     has_math = "<math" in page
     if has_math:
         page = _MATH.sub(of_math, page)

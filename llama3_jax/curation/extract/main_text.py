@@ -11,7 +11,7 @@ import numpy as np
 from resiliparse.parse.html import HTMLTree
 
 from llama3_jax.curation.extract.elements import Elements, seen, take_apart
-from llama3_jax.curation.extract.formulas import OPEN, lift_formulas, put_back
+from llama3_jax.curation.extract.formulas import OPEN, lift_formulas, loads_asciimath, put_back
 from llama3_jax.curation.extract.layout import without_controls, written
 
 _CONTAINERS = frozenset(
@@ -70,7 +70,8 @@ def main_text(page: bytes, encoding: str) -> str:
         serialised = HTMLTree.parse_from_bytes(page, encoding, "replace").document.html
     except (ValueError, LookupError, UnicodeError):
         return ""
-    lifted, formulas = lift_formulas(without_controls(seen(serialised)))
+    shown = without_controls(seen(serialised))
+    lifted, formulas = lift_formulas(shown, asciimath="`" in shown and loads_asciimath(serialised))
     elements = take_apart(lifted)
     if not elements.names:
         return put_back(" ".join(html.unescape(elements.texts[0]).split()), formulas)

@@ -1,0 +1,37 @@
+"""AsciiMath becomes the TeX that its grammar says."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("resiliparse")
+
+from llama3_jax.curation.extract.asciimath import tex_of_asciimath  # noqa: E402
+from llama3_jax.curation.extract.main_text import main_text  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("source", "tex"),
+    [
+        ("x=(-b +- sqrt(b^2 - 4ac))/(2a)", r"x = \frac{- b \pm \sqrt{b^{2} - 4 a c}}{2 a}"),
+        ("sum_(k=1)^n k", r"\sum_{k = 1}^{n} k"),
+        ("((a,b),(c,d))", r"\left(\begin{matrix}a & b \\ c & d\end{matrix}\right)"),
+        ("|x| < 1", r"\left|x\right| < 1"),
+        ('"area" = pi r^2', r"\text{area} = \pi r^{2}"),
+        ("root(3)(y)", r"\sqrt[3]{y}"),
+        ("a)", "a )"),
+        ("", ""),
+    ],
+)
+def test_a_formula_as_tex(source, tex):
+    assert tex_of_asciimath(source) == tex
+
+
+def test_backticks_are_formulas_only_where_the_page_loads_asciimath():
+    body = "<body><p>The area of a circle of radius one is `pi r^2`, as is well known to everybody who reads this.</p>"
+    assert "$\\pi r^{2}$" in main_text(f'<script src="js/ASCIIMathML.js"></script>{body}'.encode(), "utf-8")
+    assert "`pi r^2`" in main_text(body.encode(), "utf-8")
+
+
+def test_what_nests_without_end_stays_as_it_is():
+    assert tex_of_asciimath("(" * 500) == "(" * 500
