@@ -154,13 +154,11 @@ class _Reader:
         if token in _OPEN:
             return self._bracketed(token)
         if token == "|" and "|" not in ends:
-            start = self._place
             inside = self._expression(("|",))
             if inside and self._next() == "|":
                 self._take()
                 return f"\\left|{_row(inside)}\\right|"
-            self._place = start
-            return "|"
+            return _row(["|", *inside])
         if token in _UNARY:
             return f"{_UNARY[token]}{{{_inner(self._simple(ends))}}}"
         if token in _AROUND:

@@ -39,14 +39,17 @@ _VOID = {"br", "hr"}
 
 def seen(page: str) -> str:
     """Serialised HTML without what is never shown as text; scripts of formulas stay."""
-    out, place = [], 0
+    out, place, without_end = [], 0, set()
     while (found := _UNSEEN.search(page, place)) is not None:
-        end, sign = (f"</{found[1]}", ">") if found[1] else ("--", ">")
-        last = page.find(end, found.end())
-        last = page.find(sign, last) if last >= 0 else -1
-        stays = found.start() if last >= 0 else found.end()
-        out.append(page[place:stays])
-        place = last + 1 if last >= 0 else stays
+        end = f"</{found[1]}>" if found[1] else "-->"
+        last = -1 if end in without_end else page.find(end, found.end())
+        if last < 0:
+            without_end.add(end)
+            out.append(page[place : found.end()])
+            place = found.end()
+        else:
+            out.append(page[place : found.start()])
+            place = last + len(end)
     out.append(page[place:])
     return "".join(out)
 

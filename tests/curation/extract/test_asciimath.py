@@ -20,6 +20,7 @@ from llama3_jax.curation.extract.main_text import main_text  # noqa: E402
         ('"area" = pi r^2', r"\text{area} = \pi r^{2}"),
         ("root(3)(y)", r"\sqrt[3]{y}"),
         ("a)", "a )"),
+        ("{x | x > 0}", r"\left\{x | x > 0\right\}"),
         ("", ""),
     ],
 )
@@ -35,3 +36,13 @@ def test_backticks_are_formulas_only_where_the_page_loads_asciimath():
 
 def test_what_nests_without_end_stays_as_it_is():
     assert tex_of_asciimath("(" * 500) == "(" * 500
+
+
+@pytest.mark.timeout(20)
+def test_bars_that_nothing_closes_take_no_time():
+    assert tex_of_asciimath("(|" * 30)
+
+
+def test_a_comment_goes_up_to_its_end():
+    page = "<body><p>The main text of this page is a sentence.</p><!-- a -- b <p>never shown</p> --><p>And one more.</p>"
+    assert main_text(page.encode(), "utf-8") == "The main text of this page is a sentence.\n\nAnd one more."
