@@ -156,19 +156,25 @@ def test_no_connection_is_attempted(crawl, curated, tmp_path):
 
 @pytest.mark.slow
 def test_a_driver_killed_at_ten_moments_ends_with_the_same_bytes(crawl, curated, tmp_path):
-    expected = files_of(curated[1])
-    rng, kills = random.Random(0), 0
-    for _ in range(10):
-        process = start(crawl, tmp_path, "engine.workers=2")
+    expected, rng = files_of(curated[1]), random.Random(0)
+    began = time.monotonic()
+    assert start(crawl, tmp_path / "timed", "engine.workers=2").wait(timeout=300) == 0
+    length = time.monotonic() - began
+    kills, in_the_middle, runs = 0, 0, 0
+    while kills < 10:
+        process = start(crawl, tmp_path / str(runs), "engine.workers=2")
         try:
-            process.wait(timeout=rng.uniform(1, 12))
+            assert process.wait(timeout=rng.uniform(0, length)) == 0
+            assert files_of(tmp_path / str(runs) / "small") == expected
+            runs += 1
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
-    assert start(crawl, tmp_path, "engine.workers=2").wait(timeout=300) == 0
-    assert kills >= 3
-    assert files_of(tmp_path / "small") == expected
+            in_the_middle += any((tmp_path / str(runs)).rglob("done.json"))
+    assert start(crawl, tmp_path / str(runs), "engine.workers=2").wait(timeout=300) == 0
+    assert files_of(tmp_path / str(runs) / "small") == expected
+    assert in_the_middle >= 3
 
 
 @pytest.mark.slow
