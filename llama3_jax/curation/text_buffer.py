@@ -87,6 +87,12 @@ def lines(held: Buffer) -> Spans:
 
 
 @functools.cache
+def _mixed() -> np.ndarray:
+    """Symbol -> 64 mixed bits."""
+    return mix(np.arange(1, sys.maxunicode + 2))
+
+
+@functools.cache
 def folded(zero_digits: bool) -> np.ndarray:
     """Code point -> lower case without accents, digits as 0 if asked, and 0 for what is neither letter nor number."""
     table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
@@ -152,17 +158,31 @@ def mix(keys: np.ndarray) -> np.ndarray:
     return keys
 
 
+class Hasher:
+    """64 bits of pieces of a row: a polynomial in an odd multiplier over mixed symbols, by running sums modulo 2**64. Two
+    different pieces of ordinary text agree with a probability of about 2**-64."""
+
+    def __init__(self, symbols: np.ndarray):
+        """Args:
+            symbols: uint32 code points, or uint64 hashes.
+        """
+        terms = look_up(_mixed(), symbols) if symbols.dtype == np.uint32 else mix(symbols + np.uint64(1))
+        terms *= _powers(_MULTIPLIER, len(symbols))
+        self._sums = np.zeros(len(symbols) + 1, dtype=np.uint64)
+        np.cumsum(terms, out=self._sums[1:])
+
+    def __call__(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """uint64, of each piece `symbols[start:end]`."""
+        if not len(starts):
+            return np.zeros(0, np.uint64)
+        shift_back = _powers(pow(_MULTIPLIER, -1, 2**64), len(self._sums))[starts]
+        polynomial = (self._sums[ends] - self._sums[starts]) * shift_back
+        return mix(polynomial + (ends - starts).astype(np.uint64) * np.uint64(_MULTIPLIER))
+
+
 def hash_pieces(symbols: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """64 bits of each piece `symbols[start:end]`: a polynomial in an odd multiplier over mixed symbols, by running sums
-    modulo 2**64. Two different pieces of ordinary text agree with a probability of about 2**-64."""
-    if not len(starts):
-        return np.zeros(0, np.uint64)
-    sums = np.zeros(len(symbols) + 1, dtype=np.uint64)
-    terms = mix(symbols + symbols.dtype.type(1))
-    terms *= _powers(_MULTIPLIER, len(symbols))
-    np.cumsum(terms, out=sums[1:])
-    polynomial = (sums[ends] - sums[starts]) * _powers(pow(_MULTIPLIER, -1, 2**64), len(symbols) + 1)[starts]
-    return mix(polynomial + (ends - starts).astype(np.uint64) * np.uint64(_MULTIPLIER))
+    """What `Hasher(symbols)` gives of the pieces `symbols[start:end]`."""
+    return Hasher(symbols)(starts, ends)
 
 
 _POWERS: dict[int, np.ndarray] = {}

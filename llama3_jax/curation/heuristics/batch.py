@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from llama3_jax.curation.text_buffer import (
     NEWLINE,
+    Hasher,
     Spans,
     buffer,
     folded,
-    hash_pieces,
     lines,
     look_up,
     mix,
@@ -28,85 +28,149 @@ class Batch:
         self.texts = list(texts)
         self.count = len(self.texts)
         self.held = buffer(self.texts)
-        self.symbols = look_up(folded(True), self.held.points)
         self.words = words(self.held)
         self.lines = lines(self.held)
         self.word_lengths = self.words.ends - self.words.starts
         self.num_words = self.per_text(self.words)
 
     def per_text(self, spans: Spans, weights: np.ndarray | None = None) -> np.ndarray:
-        """Of each document the sum over its spans, or how many there are."""
-        return np.bincount(spans.texts, weights, self.count).astype(np.float64)
+        """float64, of each document the sum over its spans, or how many there are.
+
+        Args:
+            weights: of each span.
+        """
+        bounds = spans.first_of(self.count)
+        first, last = bounds[:-1], bounds[1:]
+        if weights is None:
+            return (last - first).astype(np.float64)
+        if weights.dtype.kind in "bi":
+            sums = np.concatenate([[0], np.cumsum(weights)])
+            return (sums[last] - sums[first]).astype(np.float64)
+        found = np.zeros(self.count)
+        some = last > first
+        if some.any():  # each sum is over a document's own weights, so that it is the same in any batch
+            found[some] = np.add.reduceat(weights, first[some])
+        return found
 
     def share(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         """part / whole, NaN for none of nothing."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(whole > 0, part / whole, np.nan)
 
-    def characters(self, which: np.ndarray) -> np.ndarray:
-        """How many of each document's characters are of a kind.
+    def characters(self, places: np.ndarray) -> np.ndarray:
+        """float64, how many of these places of the buffer each document has.
 
         Args:
-            which: bool, of each code point of the buffer.
+            places: ascending.
         """
-        sums = np.concatenate([[0], np.cumsum(which)])
-        return (sums[self.held.ends] - sums[self.held.starts]).astype(np.float64)
+        return (np.searchsorted(places, self.held.ends) - np.searchsorted(places, self.held.starts)).astype(np.float64)
+
+    def find(self, phrase: str) -> np.ndarray:
+        """Where in the buffer a phrase begins, whatever the case of its letters.
+
+        Args:
+            phrase: ASCII, in lower case.
+        """
+        points = self.held.points
+        found = np.flatnonzero((points | 32) == ord(phrase[0]))
+        for shift, character in enumerate(phrase[1:], start=1):
+            found = found[: np.searchsorted(found, len(points) - shift)]
+            here = points[found + shift]
+            found = found[(here | 32 if character.isalpha() else here) == ord(character)]
+        return found
+
+    @functools.cached_property
+    def symbols(self) -> np.ndarray:
+        """Of each code point, its letter in lower case without accents, 0 for a digit."""
+        return look_up(folded(True), self.held.points)
 
     @functools.cached_property
     def word_hashes(self) -> np.ndarray:
         """64 bits of each word in lower case, digits as 0."""
-        return hash_pieces(self.symbols, self.words.starts, self.words.ends)
+        return Hasher(self.symbols)(self.words.starts, self.words.ends)
+
+    @functools.cached_property
+    def _exact(self) -> Hasher:
+        return Hasher(self.held.points)
 
     @functools.cached_property
     def exact_word_hashes(self) -> np.ndarray:
         """64 bits of each word as it is written."""
-        return hash_pieces(self.held.points, self.words.starts, self.words.ends)
+        return self._exact(self.words.starts, self.words.ends)
 
     @functools.cached_property
     def line_hashes(self) -> np.ndarray:
-        return hash_pieces(self.held.points, self.lines.starts, self.lines.ends)
+        """64 bits of each line as it is written."""
+        return self._exact(self.lines.starts, self.lines.ends)
+
+    @functools.cached_property
+    def words_of_lines(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each line the number of its first word, and of the first one after it."""
+        starts = self.words.starts
+        return np.searchsorted(starts, self.lines.starts), np.searchsorted(starts, self.lines.ends)
 
     @functools.cached_property
     def word_characters(self) -> np.ndarray:
         return self.per_text(self.words, self.word_lengths)
 
-    def first_character(self, spans: Spans) -> np.ndarray:
-        """The first code point of each span that is no blank; a line feed where there is none."""
-        return self._seek(spans, forward=True)
+    @functools.cached_property
+    def first_of_lines(self) -> np.ndarray:
+        """The first code point of each line that is no blank; a line feed where there is none."""
+        starts, ends = self.lines.starts, self.lines.ends
+        found = self.held.points[starts]
+        blank = np.flatnonzero(_is_blank(found))
+        if len(blank):
+            solid = self._solid
+            place = np.searchsorted(solid, starts[blank])
+            place = np.append(solid, len(self.held.points))[place]
+            found[blank] = np.where(place < ends[blank], self.held.points[np.minimum(place, ends[blank])], NEWLINE)
+        return found
 
-    def last_character(self, spans: Spans) -> np.ndarray:
-        return self._seek(spans, forward=False)
+    @functools.cached_property
+    def last_of_lines(self) -> np.ndarray:
+        """The last code point of each line that is no blank; a line feed where there is none."""
+        starts, ends = self.lines.starts, self.lines.ends
+        found = self.held.points[np.maximum(starts, ends - 1)]
+        blank = np.flatnonzero(_is_blank(found))
+        if len(blank):
+            solid = self._solid
+            place = np.append(solid, -1)[np.searchsorted(solid, ends[blank]) - 1]
+            found[blank] = np.where(place >= starts[blank], self.held.points[np.maximum(place, starts[blank])], NEWLINE)
+        return found
 
-    def _seek(self, spans: Spans, forward: bool) -> np.ndarray:
-        points = self.held.points
-        solid = np.flatnonzero((points > 32) & (points != 0xA0) & (points != 0x3000))
-        if not len(solid):
-            return np.full(len(spans.starts), NEWLINE)
-        if forward:
-            place = np.searchsorted(solid, spans.starts)
-            found = solid[np.minimum(place, len(solid) - 1)]
-            inside = (place < len(solid)) & (found < spans.ends)
-        else:
-            place = np.searchsorted(solid, spans.ends) - 1
-            found = solid[np.maximum(place, 0)]
-            inside = (place >= 0) & (found >= spans.starts)
-        return np.where(inside, points[found], NEWLINE)
+    @functools.cached_property
+    def _solid(self) -> np.ndarray:
+        """The places of all that is no blank."""
+        return np.flatnonzero(~_is_blank(self.held.points))
+
+
+def _is_blank(points: np.ndarray) -> np.ndarray:
+    return (points <= 32) | (points == 0xA0) | (points == 0x3000)
 
 
 def repeated(keys: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each key how often it occurs in its document, and whether it occurred there before.
 
     Args:
+        keys: uint64, every bit of them at random.
         texts: the document of each key, ascending.
     """
+    counts, before = np.ones(len(keys), np.int64), np.zeros(len(keys), bool)
     if not len(keys):
-        return np.zeros(0, np.int64), np.zeros(0, bool)
-    codes = pa.array(mix(keys + mix(texts))).dictionary_encode().indices.to_numpy()  # numbered as they first occur
+        return counts, before
+    keys = keys + mix(np.arange(texts[-1] + 1))[texts]
+    slot = (keys >> np.uint64(64 - _SLOT_BITS)).astype(np.int32)
+    maybe = np.flatnonzero(np.bincount(slot, minlength=1 << _SLOT_BITS)[slot] > 1)  # the others have a slot to themselves
+    codes = pa.array(keys[maybe]).dictionary_encode().indices.to_numpy()  # numbered as they first occur
+    if not len(maybe):
+        return counts, before
     newest = np.maximum.accumulate(codes)
-    before = np.ones(len(codes), bool)
-    before[0] = False
-    before[1:] = newest[1:] == newest[:-1]
-    return np.bincount(codes)[codes], before
+    before[maybe[1:]] = newest[1:] == newest[:-1]
+    counts[maybe] = np.bincount(codes)[codes]
+    return counts, before
+
+
+_SLOT_BITS = 18
 
 
 def ngrams(hashes: np.ndarray, texts: np.ndarray, n: int, first: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from llama3_jax.curation.heuristics.rule import Rule
 from llama3_jax.curation.text_buffer import look_up
 
 _TERMINAL = np.array([ord(sign) for sign in ".!?\"'\u201d\u3002\uff01\uff1f\u061f\u0964"])
-
-_JAVASCRIPT = re.compile("[jJ][aA][vV][aA][sS][cC][rR][iI][pP][tT]")
-_LOREM = re.compile("[lL][oO][rR][eE][mM] [iI][pP][sS][uU][mM]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +34,15 @@ def without_bad_lines(texts: Sequence[str], settings: C4) -> list[str]:
     if not settings.remove_lines:
         return list(texts)
     batch = Batch(texts)
-    last = batch.last_character(batch.lines)
-    words_before = np.searchsorted(batch.words.starts, batch.lines.starts)
-    num_words = np.searchsorted(batch.words.starts, batch.lines.ends) - words_before
-    stays = np.isin(last, _TERMINAL) & (num_words >= settings.min_words_per_line)
+    first_word, after_words = batch.words_of_lines
+    stays = np.isin(batch.last_of_lines, _TERMINAL) & (after_words - first_word >= settings.min_words_per_line)
+    line_of = np.searchsorted(batch.lines.ends, batch.find("javascript"))
+    stays[line_of] = False
     first_line = batch.lines.first_of(batch.count)
     out = []
     for number, text in enumerate(batch.texts):
         of_text = stays[first_line[number] : first_line[number + 1]]
-        script = _JAVASCRIPT.search(text) is not None
-        if of_text.all() and not script:
-            out.append(text)
-            continue
-        rows = zip(text.split("\n"), of_text.tolist(), strict=True)
-        out.append("\n".join(row for row, kept in rows if kept and not (script and _JAVASCRIPT.search(row))))
+        out.append(text if of_text.all() else "\n".join(compress(text.split("\n"), of_text.tolist())))
     return out
 
 
@@ -65,11 +57,10 @@ def _ends_a_sentence() -> np.ndarray:
 
 def c4_rules(batch: Batch, settings: C4) -> Iterator[Rule]:
     points = batch.held.points
-    marks = look_up(_ends_a_sentence(), points)
-    follows = np.concatenate([points[1:] <= 32, [True]]) if len(points) else marks
-    ends = marks & (follows | (points > 0x3000))
+    ends = np.flatnonzero(np.append(points[1:] <= 32, True) | (points > 0x3000)) if len(points) else points
+    ends = ends[look_up(_ends_a_sentence(), points[ends])]
     yield Rule("c4.sentences", batch.characters(ends), at_least=settings.min_sentences)
-    lorem = np.array([float(_LOREM.search(text) is not None) for text in batch.texts])
+    lorem = (batch.characters(batch.find("lorem ipsum")) > 0).astype(np.float64)
     yield Rule("c4.lorem_ipsum", lorem, at_most=0 if settings.reject_lorem_ipsum else None)
-    curly = batch.characters(points == ord("{"))
+    curly = batch.characters(np.flatnonzero(points == ord("{")))
     yield Rule("c4.curly_brackets", curly, at_most=0 if settings.reject_curly_brackets else None)

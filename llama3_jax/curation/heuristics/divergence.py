@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from llama3_jax.curation.heuristics.batch import Batch, repeated
 from llama3_jax.curation.heuristics.rule import Rule
+from llama3_jax.curation.text_buffer import mix
 
 BUCKETS = 2**18
 """Words are counted by 18 bits of their hash, so that the distribution of any corpus has one size."""
@@ -38,22 +40,33 @@ def token_counts(texts: Sequence[str]) -> np.ndarray:
     return np.bincount(_tokens(Batch(texts)), minlength=BUCKETS).astype(np.int64)
 
 
-def divergence_rules(batch: Batch, settings: Divergence, reference: np.ndarray | None) -> Iterator[Rule]:
+class Corpus:
+    """What is usual: the words of a language, from what `token_counts` gives of its documents."""
+
+    def __init__(self, counts: np.ndarray):
+        self.counts = counts
+        self.total = float(counts.sum())
+
+    @functools.cached_property
+    def surprise(self) -> float:
+        """The mean of -ln q over the words of the corpus, in nats."""
+        share = self.counts / self.total
+        return float(-(share * np.log((self.counts + 1.0) / (self.total + BUCKETS))).sum())
+
+
+def divergence_rules(batch: Batch, settings: Divergence, corpus: Corpus | None) -> Iterator[Rule]:
     excess = np.full(batch.count, np.nan)
     divergence = np.full(batch.count, np.nan)
-    if reference is not None and reference.sum() >= settings.min_corpus_tokens:
-        total = float(reference.sum())
+    if corpus is not None and corpus.total >= settings.min_corpus_tokens:
         tokens, texts = _tokens(batch), batch.words.texts
-        times, _ = repeated(tokens.astype(np.uint64), texts)
+        times, _ = repeated(mix(tokens), texts)
         own = batch.num_words[texts]
-        shared = np.maximum(reference[tokens] - times, 0)
-        surprise = -np.log((shared + 1.0) / (total - own + BUCKETS))
+        shared = np.maximum(corpus.counts[tokens] - times, 0)
+        surprise = -np.log((shared + 1.0) / (corpus.total - own + BUCKETS))
         mean = batch.share(batch.per_text(batch.words, surprise), batch.num_words)
         negative_entropy = batch.share(batch.per_text(batch.words, np.log(times / own)), batch.num_words)
         divergence = mean + negative_entropy
-        share = reference / total
-        usual = float(-(share * np.log((reference + 1.0) / (total + BUCKETS))).sum())
-        excess = mean - usual
+        excess = mean - corpus.surprise
     yield Rule("divergence.nats", divergence)
     yield Rule("divergence.excess", excess, at_most=settings.max_excess)
 

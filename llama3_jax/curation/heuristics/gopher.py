@@ -46,11 +46,11 @@ def gopher_quality_rules(batch: Batch, settings: GopherQuality) -> Iterator[Rule
     dots = points == ord(".")
     three = np.zeros(len(points), bool)
     three[2:] = dots[2:] & dots[1:-1] & dots[:-2]
-    ellipses = batch.characters((points == 0x2026) | (three & ~np.concatenate([[False], three[:-1]])))
-    yield Rule(f"{name}.hashes_per_word", batch.share(batch.characters(points == ord("#")), batch.num_words),
-               at_most=settings.max_symbols_per_word)  # fmt: skip
+    ellipses = batch.characters(np.flatnonzero((points == 0x2026) | (three & ~np.concatenate([[False], three[:-1]]))))
+    hashes = batch.characters(np.flatnonzero(points == ord("#")))
+    yield Rule(f"{name}.hashes_per_word", batch.share(hashes, batch.num_words), at_most=settings.max_symbols_per_word)
     yield Rule(f"{name}.ellipses_per_word", batch.share(ellipses, batch.num_words), at_most=settings.max_symbols_per_word)
-    first, last = batch.first_character(batch.lines), batch.last_character(batch.lines)
+    first, last = batch.first_of_lines, batch.last_of_lines
     full = first != 10
     num_lines = batch.per_text(batch.lines, full)
     bullets = batch.per_text(batch.lines, full & np.isin(first, _BULLETS))
@@ -59,12 +59,20 @@ def gopher_quality_rules(batch: Batch, settings: GopherQuality) -> Iterator[Rule
     dotted = (last == 0x2026) | (full & (ends >= 3) & three[np.maximum(ends - 1, 0)])
     yield Rule(f"{name}.ellipsis_lines", batch.share(batch.per_text(batch.lines, dotted & full), num_lines),
                at_most=settings.max_ellipsis_lines)  # fmt: skip
-    letters = np.concatenate([[0], np.cumsum((batch.symbols > ord("9")) & (points != ord("_")))])
-    alphabetic = letters[batch.words.ends] > letters[batch.words.starts]
-    yield Rule(f"{name}.alphabetic_words", batch.share(batch.per_text(batch.words, alphabetic), batch.num_words),
-               at_least=settings.min_alphabetic_words)  # fmt: skip
+    alphabetic = batch.per_text(batch.words, _have_a_letter(batch))
+    yield Rule(f"{name}.alphabetic_words", batch.share(alphabetic, batch.num_words), at_least=settings.min_alphabetic_words)
     yield Rule(f"{name}.stop_words", batch.per_text(batch.words, np.isin(batch.word_hashes, word_keys(settings.stop_words))),
                at_least=settings.min_stop_words)  # fmt: skip
+
+
+def _have_a_letter(batch: Batch) -> np.ndarray:
+    """Which words have a letter; most begin with one, and only the others are looked at further."""
+    starts, ends = batch.words.starts, batch.words.ends
+    found = batch.symbols[starts] > ord("9")
+    rest = np.flatnonzero(~found)
+    letters = np.append(np.flatnonzero(batch.symbols > ord("9")), len(batch.symbols))
+    found[rest] = letters[np.searchsorted(letters, starts[rest])] < ends[rest]
+    return found
 
 
 def word_keys(listed: tuple[str, ...]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from llama3_jax.curation.heuristics.batch import Batch
 from llama3_jax.curation.heuristics.c4 import c4_rules, without_bad_lines
 from llama3_jax.curation.heuristics.dirty_words import dirty_word_rules
-from llama3_jax.curation.heuristics.divergence import divergence_rules
+from llama3_jax.curation.heuristics.divergence import Corpus, divergence_rules
 from llama3_jax.curation.heuristics.gopher import gopher_quality_rules
 from llama3_jax.curation.heuristics.repetition import gopher_repetition_rules, repetition_rules
 from llama3_jax.curation.heuristics.rule import Rule
@@ -45,12 +45,13 @@ def measure(texts: Sequence[str], settings: Heuristics, *, language: str, refere
     texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
     reason: list[str | None] = [None] * len(texts)
     value, values = np.full(len(texts), np.nan), {}
+    corpus = None if reference is None else Corpus(reference)
     judged: list[str] = []
     for batch in text_batches(texts, _CHARACTERS):
         batch = batch if rules.c4 is None else without_bad_lines(batch, rules.c4)
         first, last = len(judged), len(judged) + len(batch)
         judged += batch
-        for rule in _rules(Batch(batch), rules, language, reference):
+        for rule in _rules(Batch(batch), rules, language, corpus):
             values.setdefault(rule.name, np.full(len(texts), np.nan))[first:last] = rule.values
             for row in np.flatnonzero(rule.broken()).tolist():
                 if reason[first + row] is None:
@@ -58,13 +59,13 @@ def measure(texts: Sequence[str], settings: Heuristics, *, language: str, refere
     return Measured(texts=judged, reason=reason, value=value, values=values)
 
 
-def _rules(batch: Batch, rules: Rules, language: str, reference: np.ndarray | None) -> Iterator[Rule]:
+def _rules(batch: Batch, rules: Rules, language: str, corpus: Corpus | None) -> Iterator[Rule]:
     if rules.repetition is not None:
         yield from repetition_rules(batch, rules.repetition)
     if rules.dirty_words is not None:
         yield from dirty_word_rules(batch, rules.dirty_words, language)
     if rules.divergence is not None:
-        yield from divergence_rules(batch, rules.divergence, reference)
+        yield from divergence_rules(batch, rules.divergence, corpus)
     if rules.gopher_quality is not None:
         yield from gopher_quality_rules(batch, rules.gopher_quality)
     if rules.gopher_repetition is not None:

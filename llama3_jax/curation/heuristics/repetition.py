@@ -9,7 +9,7 @@ import numpy as np
 
 from llama3_jax.curation.heuristics.batch import Batch, ngrams, repeated
 from llama3_jax.curation.heuristics.rule import Rule
-from llama3_jax.curation.text_buffer import hash_pieces
+from llama3_jax.curation.text_buffer import Hasher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +141,17 @@ def _top_ngram(batch: Batch, n: int, first: np.ndarray, counts: np.ndarray, befo
 
 def _covered(batch: Batch, first: np.ndarray, n: int) -> np.ndarray:
     """Characters of words that lie in an n-gram which begins at one of these words."""
-    change = np.zeros(len(batch.word_lengths) + 1, np.int64)
-    np.add.at(change, first, 1)
-    np.add.at(change, first + n, -1)
-    inside = np.cumsum(change[:-1]) > 0
+    if not len(first):
+        return np.zeros(batch.count)
+    change = np.zeros(len(batch.word_lengths) + 1, np.int8)
+    change[first] += 1  # each word begins one n-gram at most, and ends one
+    change[first + n] -= 1
+    inside = np.cumsum(change[:-1], dtype=np.int32) > 0
     return batch.per_text(batch.words, batch.word_lengths * inside)
 
 
 def _folded_lines(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Which lines have letters or digits, and 64 bits of each such, digits alike."""
-    counts = batch.symbols != 0
-    before = np.concatenate([[0], np.cumsum(counts)])
-    starts, ends = before[batch.lines.starts], before[batch.lines.ends]
-    full = ends > starts
-    return full, hash_pieces(batch.symbols[counts], starts[full], ends[full])
+    """Which lines have words, and 64 bits of those of each such, digits alike."""
+    first, after = batch.words_of_lines
+    full = after > first
+    return full, Hasher(batch.word_hashes)(first[full], after[full])
