@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama3_jax.curation.text_buffer import buffer, folded, hash_pieces, look_up, text_batches, word_classes, words
+from llama3_jax.curation.text_buffer import Hasher, buffer, folded, look_up, text_batches, word_classes, words
 
 _PARTS = 4
 _QUARTERS = [block >> 7 for block in (0x0E00, 0x0E80, 0x1000, 0x1080, 0x1780)]
@@ -163,7 +163,7 @@ class _Words:
         before = np.concatenate([[0], np.cumsum(counts)])
         starts, ends = before[found.starts], before[found.ends]
         full = ends > starts
-        self.hashes = hash_pieces(symbols[counts], starts[full], ends[full])
+        self.hashes = Hasher(symbols[counts])(starts[full], ends[full])
         self.texts = found.texts[full]
         """Of each word, the number of its text."""
         self.sizes = _sizes(held.points[found.starts[full]])
@@ -188,7 +188,7 @@ class _Words:
         start, end = start[inside], end[inside]
         inside = self.texts[start] == self.texts[end - 1]
         start, end = start[inside], end[inside]
-        return hash_pieces(self.hashes, start, end), start, end
+        return Hasher(self.hashes)(start, end), start, end
 
     @functools.cached_property
     def _plain(self) -> bool:

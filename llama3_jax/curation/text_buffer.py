@@ -87,12 +87,6 @@ def lines(held: Buffer) -> Spans:
 
 
 @functools.cache
-def _mixed() -> np.ndarray:
-    """Symbol -> 64 mixed bits."""
-    return mix(np.arange(1, sys.maxunicode + 2))
-
-
-@functools.cache
 def folded(zero_digits: bool) -> np.ndarray:
     """Code point -> lower case without accents, digits as 0 if asked, and 0 for what is neither letter nor number."""
     table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
@@ -158,9 +152,15 @@ def mix(keys: np.ndarray) -> np.ndarray:
     return keys
 
 
+@functools.cache
+def _mixed() -> np.ndarray:
+    """Code point -> its 64 mixed bits."""
+    return mix(np.arange(1, sys.maxunicode + 2))
+
+
 class Hasher:
-    """64 bits of pieces of a row: a polynomial in an odd multiplier over mixed symbols, by running sums modulo 2**64. Two
-    different pieces of ordinary text agree with a probability of about 2**-64."""
+    """64 bits of each of some pieces of a row: a polynomial in an odd multiplier over mixed symbols, by running sums modulo
+    2**64, which are made once. Two different pieces of ordinary text agree with a probability of about 2**-64."""
 
     def __init__(self, symbols: np.ndarray):
         """Args:
@@ -178,11 +178,6 @@ class Hasher:
         shift_back = _powers(pow(_MULTIPLIER, -1, 2**64), len(self._sums))[starts]
         polynomial = (self._sums[ends] - self._sums[starts]) * shift_back
         return mix(polynomial + (ends - starts).astype(np.uint64) * np.uint64(_MULTIPLIER))
-
-
-def hash_pieces(symbols: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """What `Hasher(symbols)` gives of the pieces `symbols[start:end]`."""
-    return Hasher(symbols)(starts, ends)
 
 
 _POWERS: dict[int, np.ndarray] = {}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from llama3_jax.curation.text_buffer import buffer, folded, hash_pieces, lines, look_up, text_batches
+from llama3_jax.curation.text_buffer import Hasher, buffer, folded, lines, look_up, text_batches
 
 
 def line_hashes(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -41,7 +41,7 @@ def _line_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     starts, ends = before[found.starts], before[found.ends]
     full = ends > starts
     number = np.arange(len(found.starts)) - found.first_of(len(held.ends))[found.texts]
-    return hash_pieces(symbols[counts], starts[full], ends[full]), found.texts[full], number[full]
+    return Hasher(symbols[counts])(starts[full], ends[full]), found.texts[full], number[full]
 
 
 def frequent(hashes: np.ndarray, counts: np.ndarray, *, at_most: int = 6) -> tuple[np.ndarray, np.ndarray]:

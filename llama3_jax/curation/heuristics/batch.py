@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from llama3_jax.curation.text_buffer import (
-    NEWLINE,
     Hasher,
     Spans,
     buffer,
@@ -19,6 +18,9 @@ from llama3_jax.curation.text_buffer import (
     mix,
     words,
 )
+
+_SLOT_BITS = 18
+"""Keys that share so many bits are compared; a table of them stays in the cache of a core."""
 
 
 class Batch:
@@ -120,10 +122,8 @@ class Batch:
         found = self.held.points[starts]
         blank = np.flatnonzero(_is_blank(found))
         if len(blank):
-            solid = self._solid
-            place = np.searchsorted(solid, starts[blank])
-            place = np.append(solid, len(self.held.points))[place]
-            found[blank] = np.where(place < ends[blank], self.held.points[np.minimum(place, ends[blank])], NEWLINE)
+            place = np.append(self._solid, len(self.held.points))[np.searchsorted(self._solid, starts[blank])]
+            found[blank] = self.held.points[np.minimum(place, ends[blank])]
         return found
 
     @functools.cached_property
@@ -133,9 +133,8 @@ class Batch:
         found = self.held.points[np.maximum(starts, ends - 1)]
         blank = np.flatnonzero(_is_blank(found))
         if len(blank):
-            solid = self._solid
-            place = np.append(solid, -1)[np.searchsorted(solid, ends[blank]) - 1]
-            found[blank] = np.where(place >= starts[blank], self.held.points[np.maximum(place, starts[blank])], NEWLINE)
+            place = np.append(self._solid, -1)[np.searchsorted(self._solid, ends[blank]) - 1]
+            found[blank] = self.held.points[np.where(place >= starts[blank], place, ends[blank])]
         return found
 
     @functools.cached_property
@@ -158,19 +157,16 @@ def repeated(keys: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarra
     counts, before = np.ones(len(keys), np.int64), np.zeros(len(keys), bool)
     if not len(keys):
         return counts, before
-    keys = keys + mix(np.arange(texts[-1] + 1))[texts]
+    keys = keys + mix(mix(np.arange(texts[-1] + 1)))[texts]  # twice: keys may be mixed small numbers too
     slot = (keys >> np.uint64(64 - _SLOT_BITS)).astype(np.int32)
     maybe = np.flatnonzero(np.bincount(slot, minlength=1 << _SLOT_BITS)[slot] > 1)  # the others have a slot to themselves
-    codes = pa.array(keys[maybe]).dictionary_encode().indices.to_numpy()  # numbered as they first occur
     if not len(maybe):
         return counts, before
+    codes = pa.array(keys[maybe]).dictionary_encode().indices.to_numpy()  # numbered as they first occur
     newest = np.maximum.accumulate(codes)
     before[maybe[1:]] = newest[1:] == newest[:-1]
     counts[maybe] = np.bincount(codes)[codes]
     return counts, before
-
-
-_SLOT_BITS = 18
 
 
 def ngrams(hashes: np.ndarray, texts: np.ndarray, n: int, first: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

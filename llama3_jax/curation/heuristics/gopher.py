@@ -9,7 +9,6 @@ import numpy as np
 
 from llama3_jax.curation.heuristics.batch import Batch
 from llama3_jax.curation.heuristics.rule import Rule
-from llama3_jax.curation.text_buffer import hash_pieces
 
 _BULLETS = np.array([ord(sign) for sign in "-*\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u2013"])
 
@@ -77,4 +76,4 @@ def _have_a_letter(batch: Batch) -> np.ndarray:
 
 def word_keys(listed: tuple[str, ...]) -> np.ndarray:
     """The hashes that `Batch.word_hashes` has for these words."""
-    return Batch(listed).word_hashes if listed else hash_pieces(np.zeros(0, np.uint32), np.zeros(0, int), np.zeros(0, int))
+    return Batch(listed).word_hashes
