@@ -35,7 +35,7 @@ def plot_stages(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.set_xlabel(title)
         axes.grid(axis="x", alpha=0.3)
     documents.invert_yaxis()
-    documents.legend(loc="lower right")
+    documents.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)  # above the bars
     _save(figure, path)
 
 
