@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec, reshard
+from jax.sharding import AxisType, PartitionSpec, reshard
 from tiny_model import documents, packed
 
 from llama3_jax.batches.batch import Batch
@@ -14,7 +14,7 @@ from llama3_jax.kernels.attention.mask import document_mask
 from llama3_jax.kernels.attention.schedule import block_schedule
 from llama3_jax.model.attention import PackedAttend
 from llama3_jax.model.config import ModelConfig
-from llama3_jax.sharding.axes import spec
+from llama3_jax.sharding.axes import AXES
 from llama3_jax.sharding.context_parallel import block_size, dealt
 
 LONG, RANKS, TILE_Q, TILE_K = 2**17, 16, 256, 512
@@ -100,11 +100,15 @@ def expected(length):
     return [out, *pull(out_bar)], int(schedule.by_query.count)
 
 
-def attend(devices, length, implementation):
-    """(out, gradients of q, k, v) in the order of the rows, and the visits of all devices."""
-    batch, (q, k, v, out_bar) = drawn(length)
+def attend(devices, length, implementation, stages=1):
+    """(out, gradients of q, k, v) in the order of the rows, and the visits of all devices.
+
+    Args: stages: of a pipeline, each of which has rows of its own.
+    """
+    batch, arrays = drawn(length)
     there = dealt(jax.tree.map(np.asarray, batch), devices.shape["sequence"])
     order = there.order[..., None, None]
+    arrays = [np.take_along_axis(x, order, axis=1) for x in arrays]
 
     def run(batch, *arrays):
         def call(q, k, v):
@@ -114,20 +118,40 @@ def attend(devices, length, implementation):
         out, pull, counts = jax.vjp(call, *arrays[:3], has_aux=True)
         return out, *pull(arrays[3]), counts
 
+    def run_stage(*arguments):
+        found = run(*jax.tree.map(lambda leaf: leaf[0], arguments))
+        return jax.tree.map(lambda leaf: leaf[None], found)
+
+    def place(tree, partition):
+        return jax.tree.map(lambda leaf: reshard(leaf, partition), tree)
+
     with jax.set_mesh(devices):
-        placed = jax.tree.map(lambda leaf: reshard(leaf, spec("batch", "position")), there)
-        arrays = [
-            reshard(np.take_along_axis(x, order, axis=1), PartitionSpec("data", "sequence", "model", None))
-            for x in (q, k, v, out_bar)
-        ]
-        *found, counts = jax.jit(run)(placed, *arrays)
-    back = np.argsort(there.order, axis=1)[..., None, None]
-    return [np.take_along_axis(np.asarray(x), back, axis=1) for x in found], int(np.sum(counts))
+        mapped = run
+        split = [PartitionSpec("data", "sequence"), *[PartitionSpec("data", "sequence", "model", None)] * 4]
+        if stages > 1:
+            stage = PartitionSpec("pipeline")
+            mapped = jax.shard_map(run_stage, in_specs=stage, out_specs=stage, axis_names={"pipeline"}, check_vma=False)
+            there, *arrays = jax.tree.map(lambda leaf: leaf.reshape(stages, -1, *leaf.shape[1:]), (there, *arrays))
+            split = [PartitionSpec("pipeline", *each) for each in split]
+        *found, counts = jax.jit(mapped)(*map(place, (there, *arrays), split))
+    back = np.argsort(order, axis=1)
+    found = [np.asarray(x).reshape(-1, length, *x.shape[-2:]) for x in found]
+    return [np.take_along_axis(x, back, axis=1) for x in found], int(np.sum(counts))
 
 
 @pytest.mark.parametrize("axes", [{}, {"sequence": 2}, {"sequence": 4}, {"sequence": 8}, {"data": 2, "sequence": 2, "model": 2}])
 def test_values_gradients_and_visits_are_those_of_whole_rows(axes, mesh):
     found, visits = attend(mesh(**axes), 256, Implementation.XLA)
+    right, all_visits = expected(256)
+    assert visits == all_visits
+    for name, ours, theirs in zip(("out", *"qkv"), found, right, strict=True):
+        assert np.linalg.norm(ours - theirs) <= 1e-6 * np.linalg.norm(theirs), name
+
+
+def test_so_are_those_of_the_stages_of_a_pipeline():
+    """All four axes: each stage has one of the two rows, other devices pieces and heads of it."""
+    devices = jax.make_mesh((2, 1, 2, 2), AXES, (AxisType.Explicit,) * len(AXES))
+    found, visits = attend(devices, 256, Implementation.XLA, stages=2)
     right, all_visits = expected(256)
     assert visits == all_visits
     for name, ours, theirs in zip(("out", *"qkv"), found, right, strict=True):
