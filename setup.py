@@ -72,6 +72,7 @@ setup(
             "fastwarc>=1.0",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.8",
             "moto[server]>=5",
