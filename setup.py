@@ -51,6 +51,7 @@ setup(
         "gpu": ["jax[cuda13]"],
         "data": [  # what `llama3 curate` runs on
             "daft>=0.7.26",
+            "loky>=3.5",
             "ray>=2.50",
             "resiliparse>=1.0",
             "fasttext-numpy2-wheel>=0.9.2",
@@ -62,6 +63,7 @@ setup(
         "test": [
             # of the extra data
             "daft>=0.7.26",
+            "loky>=3.5",
             "ray>=2.50",
             "resiliparse>=1.0",
             "fasttext-numpy2-wheel>=0.9.2",

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-Work = Callable[[int], None]
-"""What is done for one piece, by its number; pickled to the processes that do it."""
+if TYPE_CHECKING:
+    from loky import ProcessPoolExecutor
+
+Work = Callable[[], None]
+"""What is done for one piece; pickled to the process that does it."""
 
 _ROUNDS = 5
 """Rounds in a row that may end with lost workers before the run gives up."""
@@ -39,6 +44,11 @@ class Engine:
 _ONE_AT_A_TIME = threading.Lock()
 """Where one piece is done at a time, Daft does it on threads of this process, as many as it likes."""
 _RUNNER: list[str] = []
+_POOLS: dict[int, ProcessPoolExecutor] = {}
+"""Processes of this machine, by how many. Those of Daft end with each query, and a second goes by until others have begun and
+imported what they need; these are kept."""
+_IDLE_S = 30
+"""After which an idle process of them ends."""
 
 
 def _set_runner(name: str, set_it: Callable[..., Any]) -> None:
@@ -50,19 +60,49 @@ def _set_runner(name: str, set_it: Callable[..., Any]) -> None:
         raise ValueError(f"this process runs on {_RUNNER[0]} already; start another one for runner: {name}")
 
 
-def _failure_of(work: Work, piece: int) -> str:
+def _failure_of(work: Work) -> str:
     """Does a piece, one at a time in a process; returns what went wrong, empty for nothing.
 
     Errors of input and disk are meant for the user; any other is ours and tells where it came from.
     """
     try:
         with _ONE_AT_A_TIME:
-            work(piece)
+            work()
     except (ValueError, OSError) as error:
         return str(error)
     except Exception as error:
         return "".join(traceback.format_exception(error))
     return ""
+
+
+def _failure_in_pool(work: Work, workers: int) -> str:
+    """As `_failure_of`, in another process. Raises: what loky raises for a process that died."""
+    return _POOLS[workers].submit(_failure_of, work).result()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process soon after its parent was killed, which can tell it nothing."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _pool_of(workers: int) -> Iterator[None]:
+    """Has the pool in its place; whatever goes wrong meanwhile ends its processes and what they are doing."""
+    from loky import ProcessPoolExecutor
+
+    if workers not in _POOLS:
+        _POOLS[workers] = ProcessPoolExecutor(workers, timeout=_IDLE_S, initializer=_end_with, initargs=(os.getpid(),))
+    try:
+        yield
+    except BaseException:
+        _POOLS.pop(workers).shutdown(wait=False, kill_workers=True)
+        raise
 
 
 class PieceFailed(RuntimeError):
@@ -85,6 +125,7 @@ class Scheduler:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         try:
             import daft
+            import loky  # noqa: F401
 
             if engine.runner == "ray":
                 import ray
@@ -101,21 +142,21 @@ class Scheduler:
             self.workers = engine.workers or len(os.sched_getaffinity(0))
         self.engine = engine
 
-    def run(self, work: Work, pieces: Sequence[int], is_done: Callable[[int], bool]) -> Iterator[int]:
+    def run(self, works: Mapping[int, Work], is_done: Callable[[int], bool]) -> Iterator[int]:
         """Does every piece that `is_done` does not say of already; yields each as it is finished.
 
         Workers that die take only their piece with them: it is done again by others.
 
         Args:
-            pieces: in the order in which they are begun.
+            works: by the number of the piece, in the order in which they are begun.
         Raises: PieceFailed if a piece raises; WorkersLost after five rounds that finished nothing.
         """
-        left, fruitless = [piece for piece in pieces if not is_done(piece)], 0
+        left, fruitless = {piece: work for piece, work in works.items() if not is_done(piece)}, 0
         while left:
             lost: Exception | None = None
             told: set[int] = set()
             try:
-                for piece, failure in self._round(work, left):
+                for piece, failure in self._round(left):
                     if failure:
                         raise PieceFailed(f"piece {piece}: {failure}")
                     told.add(piece)
@@ -126,32 +167,36 @@ class Scheduler:
                 lost = error
             finished = {piece for piece in left if is_done(piece)}
             yield from sorted(finished - told)
-            left = [piece for piece in left if piece not in finished]
+            left = {piece: work for piece, work in left.items() if piece not in finished}
             fruitless = 0 if finished else fruitless + 1
             if left and fruitless == _ROUNDS:
                 raise WorkersLost(
                     f"{len(left)} pieces are left, and workers died {_ROUNDS} times without finishing any: {str(lost)[:1000]}"
                 )
 
-    def _round(self, work: Work, pieces: Sequence[int]) -> Iterator[tuple[int, str]]:
+    def _round(self, works: Mapping[int, Work]) -> Iterator[tuple[int, str]]:
         """Each piece as it ends, and what went wrong, empty where nothing did."""
         import daft
 
-        workers = min(self.workers, len(pieces))
-        apart = self.engine.runner == "ray" or workers > 1  # a process costs a second to begin
-        where = {"max_concurrency": workers, "use_process": True} if apart else {"use_process": False}
+        workers = min(self.workers, len(works))
+        on_ray = self.engine.runner == "ray"
+        in_pool = not on_ray and workers > 1
+        # where a number is given, Daft begins as many processes; without, it calls from as many threads as there are cores
+        where = {"max_concurrency": workers, "use_process": True} if on_ray else {"use_process": False}
 
         @daft.cls(**where)
         class Worker:
-            def __init__(self, work: Any):
-                self.work = work
+            def __init__(self, works: Any, pool: int | None):
+                self.works, self.pool = works, pool
 
             def __call__(self, piece: int) -> str:
-                return _failure_of(self.work, piece)
+                work = self.works[piece]
+                return _failure_of(work) if self.pool is None else _failure_in_pool(work, self.pool)
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _pool_of(self.workers) if in_pool else nullcontext():
             warnings.simplefilter("ignore")
-            frame = daft.from_pydict({"piece": list(pieces)})
-            frame = frame.into_partitions(len(pieces)) if self.engine.runner == "ray" else frame.into_batches(1)
-            for row in frame.select(frame["piece"], Worker(work)(frame["piece"]).alias("failure")).iter_rows():
+            frame = daft.from_pydict({"piece": list(works)})
+            frame = frame.into_partitions(len(works)) if on_ray else frame.into_batches(1)
+            worker = Worker(works, self.workers if in_pool else None)
+            for row in frame.select(frame["piece"], worker(frame["piece"]).alias("failure")).iter_rows():
                 yield row["piece"], row["failure"]

@@ -76,8 +76,8 @@ def run_step(
     done = {number for number in range(len(tasks)) if _found(directory, number, keys[number])}
     report(len(done), len(tasks))
     order = sorted((n for n in range(len(tasks)) if n not in done), key=lambda n: (-tasks[n].size, n))
-    job = _Job(directory, work, tuple((tasks[n].inputs, keys[n]) for n in range(len(tasks))))
-    for number in scheduler.run(job, order, lambda n: _found(directory, n, keys[n]) is not None):
+    jobs = {number: _Job(directory, work, number, tasks[number].inputs, keys[number]) for number in order}
+    for number in scheduler.run(jobs, lambda n: _found(directory, n, keys[n]) is not None):
         done.add(number)
         report(len(done), len(tasks))
     pieces = [_found(directory, number, keys[number]) for number in range(len(tasks))]
@@ -98,22 +98,23 @@ def file_digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """The work on every piece, as a process of the engine gets it."""
+    """The work on a piece, as a process of the engine gets it."""
 
     directory: Path
     work: Callable[[Any, Path], Facts]
-    tasks: tuple[tuple[Any, str], ...]
+    number: int
+    inputs: Any
+    key: str
 
-    def __call__(self, number: int) -> None:
-        inputs, key = self.tasks[number]
-        final = _place(self.directory, number)
+    def __call__(self) -> None:
+        final = _place(self.directory, self.number)
         partial_ = final.with_name(f"{final.name}{_PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}")
         partial_.mkdir(parents=True)
         try:
-            facts = self.work(inputs, partial_)
+            facts = self.work(self.inputs, partial_)
             outputs = {p.name: {"sha256": file_digest(p), "bytes": p.stat().st_size} for p in sorted(partial_.iterdir())}
-            (partial_ / _MARKER).write_text(json.dumps({"key": key, "outputs": outputs, "facts": facts}))
-            _publish(self.directory, number, partial_, key)
+            (partial_ / _MARKER).write_text(json.dumps({"key": self.key, "outputs": outputs, "facts": facts}))
+            _publish(self.directory, self.number, partial_, self.key)
         finally:
             shutil.rmtree(partial_, ignore_errors=True)
 

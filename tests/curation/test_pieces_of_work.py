@@ -1,6 +1,7 @@
 """Pieces of work: done once, done again for another config, code or input, and never half there."""
 
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,15 @@ def fail(inputs, directory):
     (directory / "half.txt").write_text("half")
     if inputs == "bad":
         raise ValueError("this one cannot be done")
+    return {}
+
+
+def die_once(inputs, directory, *, log):
+    """The process that does `last` is killed the first time."""
+    with open(log, "a") as file:
+        file.write(f"{inputs} {os.getpid()}\n")
+    if inputs == "last" and log.read_text().count("last") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
@@ -71,6 +81,22 @@ def test_a_changed_or_damaged_piece_is_done_again_alone(tmp_path, scheduler, cha
     run_step(tmp_path / "step", now, work, settings=settings, scheduler=scheduler)
     assert sorted(log.read_text().split()) == {"settings": ["a", "b"], "input": ["c"]}.get(change, ["b"])
     assert (tmp_path / "step/00001/out.txt").read_text() == ("c" if change == "input" else "b")
+
+
+def test_processes_serve_one_step_after_another_and_may_die(tmp_path, scheduler):
+    two = Scheduler(Engine(workers=2))
+
+    def processes(step, *names):
+        log = tmp_path / f"{step}.log"
+        done = run_step(tmp_path / step, tasks(*names), partial(die_once, log=log), settings=None, scheduler=two)
+        assert len(done) == len(names)
+        return {line.split()[1] for line in log.read_text().splitlines()}
+
+    first = processes("first", *"abcdef")
+    assert len(first) <= 2 and str(os.getpid()) not in first
+    assert processes("second", *"abcdef") <= first
+    assert len(processes("third", "a", "b", "last")) >= 2, "one died, and another did its piece"
+    assert len(processes("fourth", *"abcdef")) <= 2
 
 
 def test_what_fails_is_named_and_leaves_nothing(tmp_path, scheduler):

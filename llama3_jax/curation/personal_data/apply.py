@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from llama3_jax.curation.personal_data.density import items_per_1000_words
 from llama3_jax.curation.personal_data.find import KINDS, find
 
 Action = Literal["keep", "mask", "drop"]
@@ -45,7 +46,7 @@ def apply(text: str, settings: PersonalData) -> tuple[str, dict[str, int], str |
     for kind, count in counts.items():
         if count and getattr(settings, kind) == "drop":
             return text, counts, f"personal_data.{kind}", float(count)
-    density = 1000 * len(items) / max(1, len(text.split()))
+    density = items_per_1000_words(len(items), text)
     most = settings.max_items_per_1000_words
     if most is not None and len(items) >= 10 and density > most:
         return text, counts, "personal_data.density", density

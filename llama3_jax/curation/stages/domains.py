@@ -16,6 +16,7 @@ from llama3_jax.curation.domains import DomainDensity, DomainLists, registered_d
 from llama3_jax.curation.judge import Judged, judge_documents
 from llama3_jax.curation.partition import Context, Outcome, Partition, outcome
 from llama3_jax.curation.personal_data.apply import PersonalData, apply
+from llama3_jax.curation.personal_data.density import items_per_1000_words, num_words
 from llama3_jax.curation.personal_data.find import find
 from llama3_jax.curation.step import Facts, digest, file_digest
 from llama3_jax.curation.tally import total
@@ -62,7 +63,7 @@ def _count(inputs, directory: Path) -> Facts:
         for url, text in zip(table["url"].to_pylist(), table["text"].to_pylist(), strict=True):
             if url and (domain := registered_domain(url)):
                 counts = domains.setdefault(domain, [0, 0, 0])
-                for place, number in enumerate((1, len(text.split()), len(find(text)))):
+                for place, number in enumerate((1, num_words(text), len(find(text)))):
                     counts[place] += number
     return {"domains": domains}
 
@@ -104,7 +105,7 @@ def _treat(inputs, directory: Path, *, settings: Privacy) -> Facts:
             texts.append(changed if reason is None else text)
             reasons.append(reason)
             values.append(value if reason else np.nan)
-            per_thousand.append(1000 * sum(found.values()) / max(1, len(text.split())))
+            per_thousand.append(items_per_1000_words(sum(found.values()), text))
             for kind, number in found.items():
                 counts[kind] = counts.get(kind, 0) + number
         table = table.set_column(table.schema.get_field_index("text"), "text", pa.array(texts, pa.string()))

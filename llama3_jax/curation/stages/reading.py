@@ -20,9 +20,9 @@ from llama3_jax.curation.step import Facts, Task, digest
 from llama3_jax.curation.tally import Tally, total
 
 READ, EXTRACT = "read", "extract"
-PARTITION_BYTES = 64 * 2**20
+PARTITION_BYTES = 16 * 2**20
 """Small input files are read together up to so many bytes."""
-TEXT_BYTES = 32 * 2**20
+TEXT_BYTES = 8 * 2**20
 """A partition of text is closed at the first document's end at or after so many."""
 _ROWS = 256
 
