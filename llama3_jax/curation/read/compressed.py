@@ -13,6 +13,7 @@ DAMAGE = (EOFError, zlib.error, zstandard.ZstdError)
 """What a file that is cut short or damaged raises; OSError, of a disk or store that fails, is none of it and travels on."""
 _CHUNK = 2**18
 _PIECE = 2**20
+_FIRST = 16
 _ZSTD_FEED = 2**10
 """Bytes given at once: a block of four may stand for 128 KiB, so that these make 32 MiB at the most."""
 _DICTIONARY = b"\x5d\x2a\x4d\x18"
@@ -68,51 +69,74 @@ class Members:
         self._pending = b""
         self._read_up_to = 0  # in the file: the end of what is pending
         self._inflater: Inflater | None = None
+        self._damage: Exception | None = None  # of the member that the last piece is of
         self._dictionary: zstandard.ZstdCompressionDict | None = None
         self.offset = self.given = self.made = 0
 
     def piece(self) -> bytes | None:
-        """The next bytes; None at the end of the file. The first piece of a member has `made` equal to its length.
+        """The next bytes; None at the end of the file. The first piece of a member has `made` equal to its length, and at least
+        how the member begins, also of one that turns out to be damaged.
 
         Raises: one of DAMAGE; `resume` goes on after it.
         """
+        if self._damage is not None:
+            damage, self._damage = self._damage, None
+            raise damage
         while True:
-            if not self._pending and not self._refill():
-                if self._inflater is not None:
-                    raise EOFError(f"the file ends inside what begins at byte {self.offset}")
-                return None
-            if self._inflater is None and not self._begin():
-                continue
-            before = len(self._pending)
-            piece = self._inflater.decompress(self._pending, _PIECE)
-            if self._inflater.eof:
-                self._pending, self._inflater = self._inflater.unused_data, None
-            else:
-                self._pending = self._inflater.unconsumed_tail
-                if not piece and self._pending and len(self._pending) == before:
-                    raise EOFError("the decompressor makes nothing of what it is given")
-            self.given += before - len(self._pending)
+            while self._inflater is None:
+                if not self._pending and not self._refill():
+                    return None
+                self._begin()
+            first = not self.made
+            try:
+                piece = self._inflated()
+                while self.made < _FIRST and self._inflater is not None:
+                    piece += self._inflated()
+            except DAMAGE as damage:
+                if not first or not (piece := self._first_at(self.offset)):
+                    raise
+                self.made, self._damage = len(piece), damage
             if piece:
-                self.made += len(piece)
                 return piece
+
+    def _inflated(self) -> bytes:
+        """The next bytes of a member, which may be none. Raises: one of DAMAGE."""
+        if not self._pending and not self._refill():
+            raise EOFError(f"the file ends inside what begins at byte {self.offset}")
+        before = len(self._pending)
+        piece = self._inflater.decompress(self._pending, _PIECE)
+        if self._inflater.eof:
+            self._pending, self._inflater = self._inflater.unused_data, None
+        else:
+            self._pending = self._inflater.unconsumed_tail
+            if not piece and self._pending and len(self._pending) == before:
+                raise EOFError("the decompressor makes nothing of what it is given")
+        self.given += before - len(self._pending)
+        self.made += len(piece)
+        return piece
 
     def resume(self, beginning: bytes) -> None:
         """Goes to the next member that begins with `beginning`, or to the end of the file."""
-        offset = self.offset + 1
-        while (found := self._find(offset)) is not None:
-            self._file.seek(found)
-            if self._first_of(self._file.read(2**17), len(beginning)).startswith(beginning):
-                self._file.seek(found)
-                self._pending, self._inflater, self._read_up_to = b"", None, found
-                return
-            offset = found + 1
-        self._pending, self._inflater, self._read_up_to = b"", None, self._file.seek(0, 2)
+        self.seek(self.offset + 1, beginning)
 
-    def _first_of(self, head: bytes, count: int) -> bytes:
+    def seek(self, offset: int, beginning: bytes) -> None:
+        """Goes to the first member at or after an offset that begins with `beginning`, or to the end of the file."""
+        while (found := self._find(offset)) is not None:
+            if self._first_at(found).startswith(beginning):
+                break
+            offset = found + 1
+        self._read_up_to = self._file.seek(0, 2) if found is None else self._file.seek(found)
+        self._pending, self._inflater, self._damage = b"", None, None
+
+    def _first_at(self, offset: int) -> bytes:
         """The first bytes of a member, whatever is wrong after them."""
+        place = self._file.tell()
+        self._file.seek(offset)
+        head = self._file.read(_CHUNK)
+        self._file.seek(place)
         inflater, made, at, step = self._new(), b"", 0, 64
         try:
-            while len(made) < count and at < len(head) and not inflater.eof:
+            while len(made) < _FIRST and at < len(head) and not inflater.eof:
                 made += inflater.decompress(inflater.unconsumed_tail + head[at : at + step], 2**12)
                 at, step = at + step, 2 * step
         except DAMAGE:
@@ -124,21 +148,20 @@ class Members:
         self._read_up_to += len(self._pending)
         return bool(self._pending)
 
-    def _begin(self) -> bool:
-        """Begins a member; False where only padding or a skippable frame was passed."""
+    def _begin(self) -> None:
+        """Begins a member, or passes padding or a skippable frame."""
         if self._magic == GZIP:
             self._pending = self._pending.lstrip(b"\0")
             if not self._pending:
-                return False
+                return
         while self._magic == ZSTD and len(self._pending) < 8 and (more := self._file.read(_CHUNK)):
             self._pending += more
             self._read_up_to += len(more)
         self.offset, self.given, self.made = self._read_up_to - len(self._pending), 0, 0
         if self._magic == ZSTD and self._pending[1:4] == b"\x2a\x4d\x18" and 0x50 <= self._pending[0] <= 0x5F:
             self._skippable()
-            return False
-        self._inflater = self._new()
-        return True
+        else:
+            self._inflater = self._new()
 
     def _skippable(self) -> None:
         """Passes a frame of zstandard that is not data; where it is a dictionary, takes that."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import fsspec
 
@@ -18,11 +19,12 @@ from llama3_jax.curation.read.records import read_jsonl, read_parquet
 from llama3_jax.curation.read.warc import read_warc
 from llama3_jax.tokenizer.object_store import is_url, store_errors
 
-__all__ = ["InputFile", "Limits", "Raw", "Skipped", "find_inputs", "read"]
+__all__ = ["InputFile", "Limits", "Raw", "Skipped", "find_inputs", "in_parts", "read"]
 
 _log = logging.getLogger(__name__)
 
-Reader = Callable[[BinaryIO, str, Limits], Iterator[Raw | Skipped]]
+Reader = Callable[..., Iterator[Raw | Skipped]]
+"""Of a file, its name and limits; of archives also the part."""
 
 _CODE = (
     "py pyi js mjs jsx ts tsx java c h cc cpp cxx hpp hh cs go rs rb php swift kt kts scala sh bash zsh ps1 pl pm lua r jl m mm "
@@ -57,6 +59,8 @@ class InputFile(NamedTuple):
     """Bytes, as it is stored."""
     version: str
     """Another one after the file was written anew."""
+    part: tuple[int, int] | None = None
+    """Of its records, those that begin within these bytes, from the first up to the second; None: all."""
 
 
 def read(file: InputFile, limits: Limits) -> Iterator[Raw | Skipped]:
@@ -65,7 +69,15 @@ def read(file: InputFile, limits: Limits) -> Iterator[Raw | Skipped]:
     Raises: OSError if it cannot be opened.
     """
     with store_errors(file.path), fsspec.open(file.path, "rb") as opened:
-        yield from _READERS[_suffix(file.name)](opened, file.name, limits)
+        yield from _READERS[_suffix(file.name)](opened, file.name, limits, *(file.part or ()))
+
+
+def in_parts(file: InputFile, size: int) -> Iterator[InputFile]:
+    """A file as parts of about `size` bytes that are read apart and, one after another, are the same as all of it; the file
+    itself where it is no larger, or none of those that can be entered in the middle: archives of a gzip member a record."""
+    count = -(-file.size // size) if _suffix(file.name) in (".warc.gz", ".wet.gz") else 1
+    edges = [file.size * number // count for number in range(count + 1)] if count > 1 else []
+    yield from (file._replace(part=part) for part in itertools.pairwise(edges)) if edges else [file]
 
 
 def find_inputs(paths: Sequence[str]) -> list[InputFile]:

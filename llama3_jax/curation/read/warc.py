@@ -38,15 +38,19 @@ _FREELY = 2**20
 Stop = Literal["", "record", "member", "damage", "end"]
 
 
-def read_warc(file: BinaryIO, name: str, limits: Limits) -> Iterator[Raw | Skipped]:
+def read_warc(
+    file: BinaryIO, name: str, limits: Limits, start: int = 0, end: int | None = None
+) -> Iterator[Raw | Skipped]:
     """Responses with status 200, resources and conversions; requests, revisits and what else describes the crawl is no
     document and no loss. After a damaged record, reading goes on at the next one that can be found.
 
     Args:
         file: seekable.
         name: of the file, by whose end the compression is known; ids of records without their own are NAME:OFFSET.
+        start, end: of a gzip file, only what begins with a member there and before the next such beginning at or after
+            `end`: what all parts of a file have, one after another, is what the whole has.
     """
-    source = _Source(file, name, limits)
+    source = _Source(file, name, limits, start, end)
     while True:
         try:
             if not source.begin():
@@ -72,27 +76,31 @@ class _Lost(Exception):
 class _Source:
     """The bytes of a WARC file from record to record."""
 
-    def __init__(self, file: BinaryIO, name: str, limits: Limits):
-        end = name.lower()
-        self._file, self._name, self._limits = file, name, limits
-        magic = GZIP if end.endswith(".gz") else ZSTD if end.endswith(".zst") else None
+    def __init__(self, file: BinaryIO, name: str, limits: Limits, start: int, end: int | None):
+        kind = name.lower()
+        self._file, self._name, self._limits, self._end = file, name, limits, end
+        magic = GZIP if kind.endswith(".gz") else ZSTD if kind.endswith(".zst") else None
         self._members = None if magic is None else Members(file, magic)
+        if start:
+            self._members.seek(start, b"WARC/")
         self._held, self._at = b"", 0
         self._first = b""  # piece of a member that is not entered yet
         self._entered = -1  # offset of the member that what is held comes from
+        self._began = 0  # in the stream, the first byte of that member
         self._passed = 0  # bytes of the stream before what is held
         self._number = 0  # of the record within its member
         self._damage: tuple[str, float | str] | None = None
         self._searching = False  # for a beginning, after a loss that is counted
 
     def begin(self) -> bool:
-        """Goes to the next record; False at the end of the file. Raises: _Lost for what is there instead."""
+        """Goes to the next record; False at the end of the file or part. Raises: _Lost for what is there instead."""
         while True:
             self._skip(b"\r\n \t\0")
             stop = self._have(5)
             if self._held.startswith(b"WARC/", self._at):
                 self._searching = False
-                return True
+                of_next_part = self._end is not None and self._entered >= self._end
+                return not (of_next_part and self._passed + self._at == self._began)
             if self._at == len(self._held):
                 if stop == "end":
                     return False
@@ -186,8 +194,6 @@ class _Source:
                 if piece is None:
                     return "end"
                 if self._members.offset != self._entered:
-                    while len(piece) < 5 and (more := self._members.piece()) is not None:
-                        piece += more  # a member so short that it ends is no record
                     self._first = piece
                     return "member"
             except DAMAGE as error:
@@ -207,6 +213,7 @@ class _Source:
         if self._at == len(self._held):
             self._number = 0
         self._passed += self._at
+        self._began = self._passed + len(self._held) - self._at
         self._held, self._at = self._held[self._at :] + self._first, 0
         self._first, self._entered = b"", self._members.offset
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,11 @@ from llama3_jax.curation.extract.extract import extract
 from llama3_jax.curation.extract.settings import Extraction
 from llama3_jax.curation.partition import Context, Outcome, Partition
 from llama3_jax.curation.read.raw import Limits, Raw, Skipped
-from llama3_jax.curation.read.read import InputFile, read
+from llama3_jax.curation.read.read import InputFile, in_parts, read
 from llama3_jax.curation.step import Facts, Task, digest
 from llama3_jax.curation.tally import Tally, total
 
 READ, EXTRACT = "read", "extract"
-PARTITION_BYTES = 16 * 2**20
-"""Small input files are read together up to so many bytes."""
-TEXT_BYTES = 8 * 2**20
-"""A partition of text is closed at the first document's end at or after so many."""
 _ROWS = 256
 
 
@@ -33,6 +30,16 @@ class Reading:
 
     limits: Limits = Limits()
     extraction: Extraction = Extraction()
+    piece_bytes: int = 8 * 2**20
+    """Small input files are read together up to so many, as they are stored, and larger WARC files in such parts; more for
+    less files between the stages, fewer for more that work at a time."""
+    partition_bytes: int = 8 * 2**20
+    """A partition of text is closed at the first document's end at or after so many."""
+
+    def __post_init__(self):
+        for name in ("piece_bytes", "partition_bytes"):
+            if getattr(self, name) < 2**16:
+                raise ValueError(f"{name}={getattr(self, name)}; use 65536 or more, or every document is a file of its own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +55,7 @@ class SourceFiles:
 
 def read_sources(context: Context, sources: Sequence[SourceFiles], settings: Reading) -> tuple[Outcome, Outcome]:
     """Returns: the outcomes of reading and of extracting; the partitions of both are those of the text."""
-    tasks = [task for source in sources for task in _tasks(source)]
+    tasks = [task for source in sources for task in _tasks(source, settings.piece_bytes)]
     pieces = context.step("read/text", tasks, partial(_read, settings=settings), settings)
     partitions = tuple(
         Partition(piece.directory / chunk["name"], piece.outputs[chunk["name"]], piece.facts["source"], chunk["documents"],
@@ -59,29 +66,34 @@ def read_sources(context: Context, sources: Sequence[SourceFiles], settings: Rea
     return tuple(Outcome(stage, partitions, total(piece.facts[stage] for piece in pieces)) for stage in (READ, EXTRACT))
 
 
-def _tasks(source: SourceFiles) -> Iterator[Task]:
+def _tasks(source: SourceFiles, piece_bytes: int) -> Iterator[Task]:
     group: list[InputFile] = []
-    for file in source.files:
-        if group and sum(f.size for f in group) + file.size > PARTITION_BYTES:
+    for part in chain.from_iterable(in_parts(file, piece_bytes) for file in source.files):
+        if group and sum(map(_size, group)) + _size(part) > piece_bytes:
             yield _task(source, group)
             group = []
-        group.append(file)
+        group.append(part)
     if group:
         yield _task(source, group)
 
 
+def _size(file: InputFile) -> int:
+    return file.size if file.part is None else file.part[1] - file.part[0]
+
+
 def _task(source: SourceFiles, files: Sequence[InputFile]) -> Task:
-    versions = [(file.name, file.size, file.version) for file in files]
+    versions = [(file.name, file.size, file.version, file.part) for file in files]
     inputs = (source.name, source.language, source.license, tuple(files))
     return Task(
-        inputs=inputs, digest=digest([versions, source.name, source.language, source.license]), size=sum(f.size for f in files)
+        inputs=inputs, digest=digest([versions, source.name, source.language, source.license]), size=sum(map(_size, files))
     )
 
 
 def _read(inputs, directory: Path, *, settings: Reading) -> Facts:
     source, language, license, files = inputs
     read_tally, extract_tally = Tally(READ), Tally(EXTRACT)
-    with _Chunks(directory) as chunks, DocumentWriter(directory / "rejected.parquet", REJECTED) as rejects:
+    held = _Chunks(directory, settings.partition_bytes)
+    with held as chunks, DocumentWriter(directory / "rejected.parquet", REJECTED) as rejects:
         for file in files:
             for found in read(file, settings.limits):
                 if isinstance(found, Skipped):
@@ -134,8 +146,9 @@ def _write_rejected(
 class _Chunks:
     """kept-000.parquet and so on, each closed by its size."""
 
-    def __init__(self, directory: Path):
-        self._directory, self._writer, self._rows, self._documents, self._bytes = directory, None, [], 0, 0
+    def __init__(self, directory: Path, size: int):
+        self._directory, self._size = directory, size
+        self._writer, self._rows, self._documents, self._bytes = None, [], 0, 0
         self.written: list[dict[str, Any]] = []
 
     def write(self, document: Mapping[str, str], size: int) -> None:
@@ -145,9 +158,9 @@ class _Chunks:
         self._rows.append(document)
         self._documents += 1
         self._bytes += size
-        if len(self._rows) == _ROWS or self._bytes >= TEXT_BYTES:
+        if len(self._rows) == _ROWS or self._bytes >= self._size:
             self._flush()
-        if self._bytes >= TEXT_BYTES:
+        if self._bytes >= self._size:
             self._close()
 
     def _flush(self) -> None:

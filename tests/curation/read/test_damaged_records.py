@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import io
+import itertools
 import random
 import subprocess
 import sys
@@ -148,6 +149,23 @@ def test_one_gzip_member_around_many_records_is_read_up_to_its_damage():
     items = list(read_warc(io.BytesIO(whole[: len(whole) // 2]), "a.warc.gz", LIMITS))
     assert [item.id for item in items[:-1]] == [f"urn:n:{number}" for number in range(len(items) - 1)]
     assert 15 < len(items) < 35 and items[-1].reason == "cut_short"
+
+
+@given(st.integers(0, 2**32), st.lists(st.floats(0, 1), max_size=6))
+def test_parts_of_an_archive_are_together_all_of_it(seed, edges):
+    """Wherever it is cut, damaged records, members without a record and records of several members included."""
+    rng = random.Random(seed)
+    members = []
+    for number in range(30):
+        members.append(rng.choice([b"", b"", b"", packed(b"\r\n"), packed(b"nonsense"), packed(b""), rng.randbytes(9)]))
+        whole = record(10**6 + number, page(rng))
+        half = rng.randrange(len(whole))
+        in_two = packed(whole[:half]) + packed(whole[half:])
+        members.append(rng.choice([packed(whole), in_two, mutated(rng, number, "a.warc.gz")[1]]))
+    data = b"".join(members)
+    places = sorted({0, *(int(edge * len(data)) for edge in edges), len(data)})
+    parts = [read_warc(io.BytesIO(data), "a.warc.gz", LIMITS, *part) for part in itertools.pairwise(places)]
+    assert list(itertools.chain.from_iterable(parts)) == list(read_warc(io.BytesIO(data), "a.warc.gz", LIMITS))
 
 
 @given(st.binary(max_size=600), st.sampled_from(["a.warc", "a.warc.gz", "a.warc.zst"]), st.booleans())
