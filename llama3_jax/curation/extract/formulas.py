@@ -90,8 +90,7 @@ def lift_formulas(page: str, *, asciimath: bool = False) -> tuple[str, list[str]
         page = _MATH.sub(of_math, page)
 
     def of_image(found: re.Match) -> str:
-        image = found.group().lower()
-        if not any(word in image for word in _SAYS_FORMULA):
+        if not _says_formula(found.group()):
             return found.group()
         said = _attributes(found.group())
         alt = html.unescape(said.get("alt", "")).strip()
@@ -108,7 +107,8 @@ def lift_formulas(page: str, *, asciimath: bool = False) -> tuple[str, list[str]
             return mark(_without_style(alt), "display" in called)
         return found.group()
 
-    page = _IMAGE.sub(of_image, page)
+    if _says_formula("".join(_IMAGE.findall(page))):
+        page = _IMAGE.sub(of_image, page)
 
     def of_data(found: re.Match) -> str:
         return (mark(found.group(1), False) if _TEX.search(found.group(1)) else "") + found.group()
@@ -116,6 +116,11 @@ def lift_formulas(page: str, *, asciimath: bool = False) -> tuple[str, list[str]
     if any(end in page for end in _ENDS_OF_DATA):
         page = _DATA_TEX.sub(of_data, page)
     return page, formulas
+
+
+def _says_formula(images: str) -> bool:
+    images = images.lower()
+    return any(word in images for word in _SAYS_FORMULA)
 
 
 def put_back(text: str, formulas: list[str]) -> str:

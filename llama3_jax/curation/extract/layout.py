@@ -8,6 +8,7 @@ import re
 import numpy as np
 
 from llama3_jax.curation.extract.elements import Elements
+from llama3_jax.curation.extract.remembered import remembered
 
 _BLOCKS = frozenset(
     "html body div ul ol li dl dt dd table tr section article main header footer aside nav form fieldset figure figcaption "
@@ -17,9 +18,7 @@ _PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 blockquote pre table ul ol dl".spli
 _CODE = re.compile(
     r"(?:^|[\s_-])(?:syntaxhighlighter|codehilite|codemirror-code|prettyprint|crayon-(?:code|pre)|hljs|code-?block)(?:$|\s)"
 )
-_IN_CODE = ("code", "highlight", "pretty", "crayon", "hljs")
-"""Of these, one is in each name for code."""
-_CLASS = re.compile(r'(?:^|\s)class="([^"]*)"')
+_CLASS = ' class="'
 # Until the end, breaks are control characters, which no text has.
 _BREAK_SIGNS = "\x01\x02\x03\x04\x05\x06\x07"  # none is a blank to str.split
 _LINE, _PARAGRAPH, _CELL, _CODE_LINE, _CODE_SPACE, _CODE_BREAK, _CODE_TAB = _BREAK_SIGNS
@@ -86,12 +85,16 @@ def _begins_code(page: Elements, number: int) -> bool:
     name, said = page.names[number], page.attributes[number]
     if name == "code":
         return "br" in page.names[number : page.end_of[number]]
-    if name == "pre" or not said:
-        return name == "pre"
-    said = said.lower()
-    if not any(word in said for word in _IN_CODE):
-        return False
-    return (called := _CLASS.search(said)) is not None and _CODE.search(called[1]) is not None
+    if name == "pre":
+        return True
+    place = said.find(_CLASS) + len(_CLASS)
+    return place >= len(_CLASS) and _is_code(said[place : said.find('"', place)])
+
+
+@remembered
+def _is_code(called: str) -> bool:
+    """By the class of an element."""
+    return _CODE.search(called.lower()) is not None
 
 
 _UNSEEN = "\u00ad\u200b\u200c\u2060\ufeff"

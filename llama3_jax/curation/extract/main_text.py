@@ -3,7 +3,6 @@ that holds the prose, and its text with the shape that matters."""
 
 from __future__ import annotations
 
-import functools
 import html
 import re
 
@@ -13,6 +12,7 @@ from resiliparse.parse.html import HTMLTree
 from llama3_jax.curation.extract.elements import Elements, seen, take_apart
 from llama3_jax.curation.extract.formulas import OPEN, lift_formulas, loads_asciimath, put_back
 from llama3_jax.curation.extract.layout import without_controls, written
+from llama3_jax.curation.extract.remembered import remembered
 
 _CONTAINERS = frozenset(
     "body div section article main td table tbody tr ul ol dl li blockquote center form fieldset span dd figure".split()
@@ -134,6 +134,7 @@ def _are(names: list[str], kinds: frozenset[str]) -> np.ndarray:
     return np.fromiter(map(kinds.__contains__, names), bool, len(names))
 
 
+@remembered
 def _sign(attributes: str) -> str:
     """What the attributes of an element say that it is."""
     parts = attributes.split('"')
@@ -148,7 +149,6 @@ def _sign(attributes: str) -> str:
     return by_name
 
 
-@functools.lru_cache(maxsize=2**14)
 def _named(label: str) -> str:
     """By the words of an element's class and id."""
     if _RENDERED.search(label):
@@ -164,7 +164,9 @@ def _named(label: str) -> str:
     return ""
 
 
+@remembered
 def _is_content(attributes: str) -> bool:
+    """By the attributes of an element."""
     said = attributes.lower()
     return any(word in said for word in _IN_CONTENT) and _CONTENT.search(said) is not None
 
@@ -197,7 +199,7 @@ def _named_for_it(page: Elements, names: list[str], attributes: list[str], gone:
     """The element that calls itself the content, innermost, if what it holds is not one piece of many."""
     named = [
         i for i in np.flatnonzero(~gone & (score > 0)).tolist()
-        if names[i] in ("main", "article") or (attributes[i] and _is_content(attributes[i]))
+        if names[i] in ("main", "article") or (attributes[i] and names[i] not in _ANCHOR and _is_content(attributes[i]))
     ]  # fmt: skip
     nexts = [page.starts[i] for i in named[1:]] + [len(page.names)]
     inner = [i for i, after in zip(named, nexts[: len(named)], strict=True) if after > page.ends[i]]
