@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 BUCKETS = "buckets.arrow"
+ROWS_PER_BUCKET = 4_000_000
+"""About: a process that reduces a bucket takes up to 100 bytes for each."""
 
 
 def write_buckets(directory: Path, bucket: np.ndarray, columns: dict[str, np.ndarray], num_buckets: int) -> None:
@@ -46,9 +48,9 @@ def _numpy(array: pa.Array) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)
 
 
-def num_buckets(num_rows: int, rows_per_bucket: int) -> int:
-    """At least one; enough that a bucket has about so many rows."""
-    return max(1, -(-num_rows // rows_per_bucket))
+def num_buckets(num_rows: int) -> int:
+    """At least one; enough that what a bucket has fits into memory, whatever the input."""
+    return max(1, -(-num_rows // ROWS_PER_BUCKET))
 
 
 def row_number(piece: int, rows: np.ndarray | Sequence[int]) -> np.ndarray:

@@ -22,9 +22,8 @@ from llama3_jax.curation.text_buffer import mix
 
 STAGE = "lines"
 LISTED = "removed_lines.parquet"
-ROWS_PER_BUCKET = 20_000_000
-_LINES_PER_DOCUMENT = 30
-"""For the number of shuffle buckets only."""
+_BYTES_OF_LINE = 32
+"""At least, on average; for the number of shuffle buckets only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ def deduplicate_lines(context: Context, partitions: Sequence[Partition], setting
     languages = context.over(f"{STAGE}/languages", partitions, partial(_count_languages, sources=concerned), concerned)
     starts = _starts([piece.facts["languages"] for piece in languages])
     also = [(start, digest(start)) for start in starts]
-    buckets = num_buckets(_LINES_PER_DOCUMENT * sum(p.documents for p in partitions), ROWS_PER_BUCKET)
+    buckets = num_buckets(sum(p.bytes for p in partitions if p.of(concerned)) // _BYTES_OF_LINE)
     work = partial(_write_counts, settings=settings, num_buckets=buckets)
     counts = context.over(f"{STAGE}/counts", partitions, work, (settings, buckets), also=also)
     directories = tuple(piece.directory for piece in counts)

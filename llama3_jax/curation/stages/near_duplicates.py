@@ -18,7 +18,6 @@ from llama3_jax.curation.stages.duplicates import drop_losers, write_losers
 from llama3_jax.curation.step import Facts, Task, digest
 
 STAGE = "near_duplicates"
-ROWS_PER_BUCKET = 20_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class NearDuplicates:
 def near_duplicates(context: Context, partitions: Sequence[Partition], settings: NearDuplicates) -> Outcome:
     """Rejects all documents of a component but one; a component is what shared bands connect."""
     rows = sum(partition.documents for partition in partitions) * settings.minhash.bands
-    buckets = num_buckets(rows, ROWS_PER_BUCKET)
+    buckets = num_buckets(rows)
     work = partial(_write_bands, settings=settings, num_buckets=buckets)
     mapped = context.over(f"{STAGE}/bands", partitions, work, (settings, buckets))
     directories = tuple(piece.directory for piece in mapped)

@@ -15,9 +15,6 @@ from llama3_jax.curation.shuffle import num_buckets, read_bucket, row_number, wr
 from llama3_jax.curation.stages.duplicates import drop_losers, equal_groups, write_losers
 from llama3_jax.curation.step import Facts, Task, digest
 
-ROWS_PER_BUCKET = 20_000_000
-"""24 bytes each: what a reducing process holds at a time."""
-
 Keys = Callable[[pa.Table], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """Of a table of documents: two halves of a 128-bit key, uint64, and which rows have a key at all."""
 
@@ -32,7 +29,7 @@ def deduplicate(
         keys: a function of a module, which counts for the code of the stage.
         of_sources: only documents of these are compared; None for all.
     """
-    buckets = num_buckets(sum(partition.documents for partition in partitions), ROWS_PER_BUCKET)
+    buckets = num_buckets(sum(partition.documents for partition in partitions))
     work = partial(_write_keys, keys=keys, columns=tuple(columns), num_buckets=buckets, of_sources=of_sources)
     mapped = context.over(f"{stage}/keys", partitions, work, (settings, buckets, keys.__qualname__))
     directories = tuple(piece.directory for piece in mapped)
