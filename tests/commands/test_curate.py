@@ -92,6 +92,18 @@ def test_each_stage_finds_what_is_there_for_it(curated):
     assert "Home" not in stays["urn:test:https:__site2.org_page_22024-01-01T00:00:00Z"]["text"]
 
 
+def test_it_does_not_matter_how_much_is_held_at_a_time(crawl, curated, tmp_path, monkeypatch):
+    """Shuffles in many buckets, archives in many parts, partitions of a few pages."""
+    monkeypatch.setattr("llama3_jax.curation.shuffle.ROWS_PER_BUCKET", 20)
+    result, directory = curated
+    pieces = run(crawl, tmp_path, "reading.piece_bytes=2048", "reading.partition_bytes=4096")
+    assert len(pieces.partitions) > 3 * len(result.partitions)
+    for step in ("read/text", "lines/frequent", "near_duplicates/edges", "exact_duplicates/groups"):
+        assert len(list((tmp_path / "small/stages" / step).iterdir())) > len(list((directory / "stages" / step).iterdir())), step
+    assert kept(pieces) == kept(result)
+    assert rejected(tmp_path / "small") == rejected(directory)
+
+
 def test_shards_card_and_report_are_there_and_a_run_trains_on_them(curated):
     result, directory = curated
     data = json.loads((directory / "data.json").read_text())

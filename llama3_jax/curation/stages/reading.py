@@ -38,8 +38,8 @@ class Reading:
 
     def __post_init__(self):
         for name in ("piece_bytes", "partition_bytes"):
-            if getattr(self, name) < 2**16:
-                raise ValueError(f"{name}={getattr(self, name)}; use 65536 or more, or every document is a file of its own")
+            if getattr(self, name) < 2**10:
+                raise ValueError(f"{name}={getattr(self, name)}; use 1024 or more, or every document is a file of its own")
 
 
 @dataclass(frozen=True, kw_only=True)
