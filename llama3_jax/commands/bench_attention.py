@@ -70,20 +70,23 @@ def report_attention(run: AttentionBench) -> Iterator[str]:
         f"{peak / 1e12:.3g} TFLOP/s, {time.strftime('%Y-%m-%d')}"
     )
     yield "visited: pairs multiplied, hidden ones among them, as a share of the causal pairs of whole rows; TFLOP/s are of those"
+    yield "causal: TFLOP/s as if the causal pairs of whole rows, all of them and no others, had been multiplied in that time"
     whole: dict[Shape, Case] = {}
     for case in run_attention_bench(run):
         ours, visible = case.measured[0], case.visible_pairs / case.causal_pairs
         yield ""
         yield f"{case.shape}; {_documents(case.mean_tokens)}: {visible:.1%} of causal pairs visible"
         yield (
-            f"{'':32}{'forward ms':>12}{'TFLOP/s':>9}{'backward ms':>13}{'TFLOP/s':>9}{'both ms':>10}{'spread':>8}{'visited':>9}"
-            f"{'its/ours':>10}"
+            f"{'':32}{'forward ms':>12}{'TFLOP/s':>9}{'backward ms':>13}{'TFLOP/s':>9}{'both ms':>10}{'TFLOP/s':>9}{'causal':>9}"
+            f"{'spread':>8}{'visited':>9}{'its/ours':>10}"
         )
         for each in case.measured:
-            forward = case.shape.flops(each.visited_pairs) / 1e12
+            forward, causal = (case.shape.flops(pairs) / 1e12 for pairs in (each.visited_pairs, case.causal_pairs))
+            both = 1 + BACKWARD
             yield (
                 f"{each.name:32}{1e3 * each.forward_s:>12.2f}{forward / each.forward_s:>9.3g}{1e3 * each.backward_s:>13.2f}"
-                f"{BACKWARD * forward / each.backward_s:>9.3g}{1e3 * each.seconds:>10.2f}{each.spread:>8.0%}"
+                f"{BACKWARD * forward / each.backward_s:>9.3g}{1e3 * each.seconds:>10.2f}{both * forward / each.seconds:>9.3g}"
+                f"{both * causal / each.seconds:>9.3g}{each.spread:>8.0%}"
                 f"{each.visited_pairs / case.causal_pairs:>9.0%}{each.seconds / ours.seconds:>9.2f}x"
             )
         yield f"schedule, once a batch: {1e3 * case.schedule_s:.2f} ms, {case.schedule_s / ours.seconds:.2%} of one layer's time"

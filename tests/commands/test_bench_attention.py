@@ -28,8 +28,11 @@ def test_the_report(capsys):
     assert "2 x 512 positions, 4 heads over 2, of 16; one document a row: 100.0% of causal pairs visible" in report
     assert re.search(r"documents of 60 tokens on average: \d?\d\.\d% of causal pairs visible", report)
     for name in ("llama3_jax xla", "llama3_jax reference", "jax.nn.dot_product_attention"):
-        numbers = r" +[\d.]+ +[\d.e-]+ +-?[\d.]+ +-?[\d.e-]+ +[\d.]+ +\d+% +\d+% +[\d.]+x"
-        assert len(re.findall(rf"^{re.escape(name)}{numbers}$", report, re.M)) == 2
+        numbers = r" +[\d.]+ +[\d.e-]+ +-?[\d.]+ +-?[\d.e-]+ +[\d.]+ +([\d.e-]+) +([\d.e-]+) +\d+% +(\d+)% +[\d.]+x"
+        lines = re.findall(rf"^{re.escape(name)}{numbers}$", report, re.M)
+        assert len(lines) == 2
+        for visited, causal, share in lines:
+            assert float(visited) / float(causal) == pytest.approx(float(share) / 100, rel=0.03), "per second, the same time"
     assert len(re.findall(r"^schedule, once a batch: [\d.]+ ms, [\d.]+% of one layer's time$", report, re.M)) == 2
     assert re.search(r"^ours takes [\d.]+x the time of one document a row times the \d+\.\d% of its visits", report, re.M)
 
