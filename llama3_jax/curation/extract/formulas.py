@@ -96,7 +96,7 @@ def lift_formulas(page: str, *, asciimath: bool = False) -> tuple[str, list[str]
         alt = html.unescape(said.get("alt", "")).strip()
         source = _IN_ADDRESS.search(html.unescape(said.get("src", "")))
         if source is not None and not _TEX.search(alt):
-            return mark(html.escape(unquote(source.group(1).replace("+", " ")), quote=False), False)
+            return mark(html.escape(_decoded(source.group(1)), quote=False), False)
         called, place = said.get("class", ""), said.get("src", "")
         if has_math and "mwe-math" in called:
             return ""  # the same formula stands beside it as MathML
@@ -116,6 +116,12 @@ def lift_formulas(page: str, *, asciimath: bool = False) -> tuple[str, list[str]
     if any(end in page for end in _ENDS_OF_DATA):
         page = _DATA_TEX.sub(of_data, page)
     return page, formulas
+
+
+def _decoded(query: str) -> str:
+    """TeX of an address. `+` stands for a blank where forms wrote it, which leave no blank and no backslash as it is."""
+    by_form = "%" in query and "\\" not in query and " " not in query
+    return unquote(query.replace("+", " ") if by_form else query)
 
 
 def _says_formula(images: str) -> bool:

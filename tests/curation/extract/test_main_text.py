@@ -70,6 +70,8 @@ def test_code_keeps_lines_and_indentation_without_gutters():
         (r"<img class='latex' alt='E = mc^2' src='a.png'>", "$E = mc^2$"),
         (r"<img src='https://s0.wp.com/latex.php?latex=x_1' alt='x_1' class='latex'>", "$x_1$"),
         (r"<img src='/cgi-bin/mimetex.cgi?\sqrt{2}&lt;z'>", r"$\sqrt{2}<z$"),
+        (r"<img src='/cgi-bin/mimetex.cgi?\alpha(f(x) ) = \alpha(x)+1'>", r"$\alpha(f(x) ) = \alpha(x)+1$"),
+        (r"<img src='/cgi-bin/mimetex.cgi?x+1'>", "$x+1$"),
         (r"<img src='https://s0.wp.com/latex.php?zoom=2&latex=a%2Bb+c&bg=ffffff' alt=''>", "$a+b c$"),
         (
             r"<span class='katex'><span class='katex-mathml'><math><semantics><mi>y</mi><annotation "
