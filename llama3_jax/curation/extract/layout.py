@@ -122,6 +122,25 @@ def _as_lines(found: re.Match) -> str:
     return "\n\n" if _PARAGRAPH in breaks else "\n" if _LINE in breaks else breaks
 
 
+_LONG, _FEW = 60, 0.2
+_NO_PROSE = re.compile(f"[{_CELL}{_CODE_LINE}{_CODE_SPACE}{_CODE_TAB}{{}}=<>\\\\]|[;)]$")
+
+
+def _without_echoes(text: str) -> str:
+    """Without lines that are the one before, word for word: captions stand in a page for each way of showing its pictures.
+    Short lines, rows of tables and what looks like code may come again; and a page of which a good part does is meant so."""
+    kept: list[str] = []
+    last = ""
+    for line in text.split("\n"):
+        if line == last and len(line) >= _LONG and not _NO_PROSE.search(line):
+            continue
+        if line or not kept or kept[-1]:
+            kept.append(line)
+        last = line or last
+    fewer = "\n".join(kept)
+    return fewer if len(text) - len(fewer) <= _FEW * len(text) else text
+
+
 def _tidy(text: str) -> str:
     """Breaks as line feeds: at most one empty line outside of code, no blanks at the ends of lines."""
     if "\u00a0\u00a0" in text or "\u00a0 " in text:
@@ -137,7 +156,7 @@ def _tidy(text: str) -> str:
         text = _CODE_BREAKS.sub(_CODE_LINE, text)
     if _CODE_LINE in text:
         text = _AT_ENDS.sub("", text)
-    text = _BREAKS.sub(_as_lines, text)
+    text = _without_echoes(_BREAKS.sub(_as_lines, text))
     for sign, meant in _FROM_CODE:
         text = text.replace(sign, meant)
     if " \n" in text or "\t\n" in text:

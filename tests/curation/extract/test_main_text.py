@@ -118,6 +118,17 @@ def test_what_explains_long_code_stays_with_it():
     assert main_text(page.encode(), "utf-8").startswith(f"An example\n\n{said}\n\n    value_0 =")
 
 
+def test_what_is_said_twice_in_a_row_is_said_once():
+    """As captions of galleries are; not code, not rows, not short lines, and not where a page consists of it."""
+    caption = "The mayor, left, shakes hands with the director of the museum on the stairs of the old hall, Tuesday"
+    prose = "".join(f"<p>{'Of the river and the hills there is much more to be told. ' * 4}{n}</p>" for n in range(9))
+    row, code = f"<tr><td>{caption}</td><td>7</td></tr>", f"<pre>{caption}\n{caption}</pre>"
+    page = f"<p>{caption}</p><p>{caption}</p><p>Close</p><p>Close</p><table>{row}{row}</table>{code}{prose}"
+    text = text_of(page)
+    assert text.count(caption) == 1 + 2 + 2 and text.count("Close") == 2
+    assert text_of(f"<p>{caption}</p>" * 3).count(caption) == 3
+
+
 def test_tables_are_a_row_a_line():
     text = text_of(f"<p>{SENTENCE * 3}</p><table><tr><th>Name</th><th>Age</th></tr><tr><td>Ann</td><td>31</td></tr></table>")
     assert "Name\tAge\nAnn\t31" in text
