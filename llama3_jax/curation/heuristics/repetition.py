@@ -21,7 +21,8 @@ class Repetition:
     max_coverage: float | None = 0.35
     """Share of the characters of words that lie in an n-gram said before in the document."""
     max_line_share: float | None = 0.4
-    """Share of lines that were said before, digits alike; of documents of at least `min_lines`."""
+    """Share of the characters that stand on lines said before, digits alike; of documents of at least `min_lines`. Not of the
+    lines: who speaks in a play is named again and again, and nearly every program has more than one brace."""
     min_lines: int = 10
 
     def __post_init__(self):
@@ -58,11 +59,10 @@ def repetition_rules(batch: Batch, settings: Repetition) -> Iterator[Rule]:
     yield Rule("repetition.coverage", coverage, at_most=settings.max_coverage)
 
     full, hashes = _folded_lines(batch)
-    texts = batch.lines.texts[full]
+    texts, lengths = batch.lines.texts[full], (batch.lines.ends - batch.lines.starts)[full]
     _, before = repeated(hashes, texts)
-    count = np.bincount(texts, minlength=batch.count)
-    share = batch.share(np.bincount(texts, before, batch.count), count)
-    share[count < settings.min_lines] = np.nan
+    share = batch.share(np.bincount(texts, before * lengths, batch.count), np.bincount(texts, lengths, batch.count))
+    share[np.bincount(texts, minlength=batch.count) < settings.min_lines] = np.nan
     yield Rule("repetition.line_share", share, at_most=settings.max_line_share)
 
 

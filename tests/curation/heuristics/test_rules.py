@@ -46,6 +46,26 @@ def test_a_document_is_judged_alike_in_any_company(texts):
             np.testing.assert_array_equal(values[0], together.values[name][row])
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sampled_from(["one two", "one  two!", "line 17", "line 18", "a longer line of words", "", "-"]), max_size=40))
+def test_lines_said_before_count_by_their_characters(lines):
+    seen, before, whole, number = set(), 0, 0, 0
+    for line in lines:
+        if key := tuple(re.findall(r"\w+", re.sub(r"\d", "0", line))):
+            before, whole, number = before + len(line) * (key in seen), whole + len(line), number + 1
+            seen.add(key)
+    (value,) = values_of(["\n".join(lines)], repetition=Repetition(min_lines=10))["repetition.line_share"]
+    assert value == pytest.approx(before / whole, nan_ok=True) if number >= 10 else math.isnan(value)
+
+
+def test_plays_and_programs_repeat_no_lines_but_logs_do():
+    play = "\n".join(f"{('SOCRATES', 'MENO')[n % 2]}.\n{prose(n, 1)}" for n in range(30))
+    program = "\n".join(f"  if (x{n}) {{\n    // {prose(n + 30, 1)}\n    return;\n  }}" for n in range(30))
+    log = "\n".join(f"2024-01-01 12:00:{n:02} ERROR the host does not answer, trying again" for n in range(60))
+    reasons = measure([play, program, log], Heuristics(default=Rules(divergence=None)), language="en").reason
+    assert reasons[:2] == [None, None] and reasons[2].startswith("repetition.")
+
+
 def plain_words(text):
     return re.findall(r"[^\W_]+(?:_[^\W_]+)*|_+", text)
 
