@@ -43,6 +43,10 @@ class Engine:
 
 _ONE_AT_A_TIME = threading.Lock()
 """Where one piece is done at a time, Daft does it on threads of this process, as many as it likes."""
+_CALLS = threading.Condition()
+_calling: set[int] = set()
+"""Threads of Daft that are in our code: Python may not end before they are out of it."""
+_LEAVE_S = 60
 _RUNNER: list[str] = []
 _POOLS: dict[int, ProcessPoolExecutor] = {}
 """Processes of this machine, by how many. Those of Daft end with each query, and a second goes by until others have begun and
@@ -89,6 +93,29 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _called() -> Iterator[None]:
+    with _CALLS:
+        _calling.add(threading.get_ident())
+    try:
+        yield
+    finally:
+        with _CALLS:
+            _calling.discard(threading.get_ident())
+            _CALLS.notify_all()
+
+
+@contextmanager
+def _calls_over() -> Iterator[None]:
+    """After an error or Ctrl-C, goes on when the pieces in work are done or dead."""
+    try:
+        yield
+    except BaseException:
+        with _CALLS:
+            _CALLS.wait_for(lambda: not _calling, _LEAVE_S)
+        raise
 
 
 @contextmanager
@@ -190,10 +217,11 @@ class Scheduler:
                 self.works, self.pool = works, pool
 
             def __call__(self, piece: int) -> str:
-                work = self.works[piece]
-                return _failure_of(work) if self.pool is None else _failure_in_pool(work, self.pool)
+                with _called():
+                    work = self.works[piece]
+                    return _failure_of(work) if self.pool is None else _failure_in_pool(work, self.pool)
 
-        with warnings.catch_warnings(), _pool_of(self.workers) if in_pool else nullcontext():
+        with warnings.catch_warnings(), _calls_over(), _pool_of(self.workers) if in_pool else nullcontext():
             warnings.simplefilter("ignore")
             frame = daft.from_pydict({"piece": list(works)})
             frame = frame.into_partitions(len(works)) if on_ray else frame.into_batches(1)

@@ -151,7 +151,10 @@ def start(crawl, runs, *overrides):
         str(runs),
         *overrides,
     ]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell ignores in the background
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -167,7 +170,9 @@ def test_no_connection_is_attempted(crawl, curated, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_driver_killed_at_ten_moments_ends_with_the_same_bytes(crawl, curated, tmp_path):
+@pytest.mark.parametrize("stop, codes", [(signal.SIGKILL, {-9}), (signal.SIGINT, {130, -2, 0})], ids=["killed", "ctrl_c"])
+def test_a_driver_stopped_at_ten_moments_ends_with_the_same_bytes(crawl, curated, tmp_path, stop, codes):
+    """-2: Ctrl-C before there is anything to interrupt; 0: after all was done."""
     expected, rng = files_of(curated[1]), random.Random(0)
     began = time.monotonic()
     assert start(crawl, tmp_path / "timed", "engine.workers=2").wait(timeout=300) == 0
@@ -180,8 +185,8 @@ def test_a_driver_killed_at_ten_moments_ends_with_the_same_bytes(crawl, curated,
             assert files_of(tmp_path / str(runs) / "small") == expected
             runs += 1
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(process.pid, stop)
+            assert process.wait(timeout=20) in codes
             kills += 1
             in_the_middle += any((tmp_path / str(runs)).rglob("done.json"))
     assert start(crawl, tmp_path / str(runs), "engine.workers=2").wait(timeout=300) == 0
