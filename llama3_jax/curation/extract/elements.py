@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ _TAGS_THAT_SAY_NOTHING = re.compile(
     r"input|link|meta|source|track|embed|param|img|base|area|col|!DOCTYPE)(?:\s[^>]*)?>"
 )
 _SPLIT = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)([^>]*)>")
+
+
+VOID, ANCHOR, PRE, LINK_LIST = 1, 2, 4, 8
+"""What a name says of an element: without content, a link, text as it stands, what may be a list of links."""
+_KINDS = {"br": VOID, "hr": VOID, "a": ANCHOR, "pre": PRE} | dict.fromkeys("ul ol div section table dl form".split(), LINK_LIST)
 
 
 class Elements(NamedTuple):
@@ -32,9 +38,8 @@ class Elements(NamedTuple):
     """The same by tag number; -1 for an end tag."""
     levels: np.ndarray
     """Of each, how deep it is."""
-
-
-_VOID = {"br", "hr"}
+    kinds: np.ndarray
+    """Of each, VOID, ANCHOR, PRE, LINK_LIST, or 0."""
 
 
 def seen(page: str) -> str:
@@ -59,7 +64,8 @@ def take_apart(page: str) -> Elements:
     pieces = _SPLIT.split(_TAGS_THAT_SAY_NOTHING.sub("", page))
     texts, closing, names, attributes = pieces[0::4], pieces[1::4], pieces[2::4], pieces[3::4]
     count = len(names)
-    void = np.fromiter(map(_VOID.__contains__, names), bool, count)
+    kinds = np.fromiter(map(_KINDS.get, names, itertools.repeat(0)), np.uint8, count)
+    void = kinds == VOID
     is_end = np.fromiter(map(bool, closing), bool, count)
     step = np.where(is_end, -1, 1)
     step[void] = 0
@@ -75,7 +81,7 @@ def take_apart(page: str) -> Elements:
     ends[order[0::2]] = order[1::2]
     starts = numbers[~is_end]
     end_of = np.where(is_end, -1, ends).tolist()
-    return Elements(names, attributes, texts, starts, ends[starts], end_of, level[starts])
+    return Elements(names, attributes, texts, starts, ends[starts], end_of, level[starts], kinds[starts])
 
 
 def _stable_order(values: np.ndarray) -> np.ndarray:
@@ -92,7 +98,7 @@ def _mended(pieces: list[str]) -> str:
     for closing, name, attributes, text in zip(pieces[1::4], pieces[2::4], pieces[3::4], pieces[4::4], strict=True):
         if not closing:
             out.append(f"<{name}{attributes}>")
-            if name not in _VOID:
+            if _KINDS.get(name) != VOID:
                 opened.append(name)
         elif name in opened[-64:]:
             while (last := opened.pop()) != name:

@@ -9,7 +9,7 @@ import re
 import numpy as np
 from resiliparse.parse.html import HTMLTree
 
-from llama3_jax.curation.extract.elements import Elements, seen, take_apart
+from llama3_jax.curation.extract.elements import ANCHOR, LINK_LIST, PRE, Elements, seen, take_apart
 from llama3_jax.curation.extract.formulas import OPEN, lift_formulas, loads_asciimath, put_back
 from llama3_jax.curation.extract.layout import without_controls, written
 from llama3_jax.curation.extract.remembered import remembered
@@ -17,7 +17,6 @@ from llama3_jax.curation.extract.remembered import remembered
 _CONTAINERS = frozenset(
     "body div section article main td table tbody tr ul ol dl li blockquote center form fieldset span dd figure".split()
 )
-_ANCHOR, _PRE, _LINK_LISTS = frozenset(["a"]), frozenset(["pre"]), frozenset("ul ol div section table dl form".split())
 _GONE = frozenset("nav footer aside button dialog menu textarea label option".split())
 _ROLES = re.compile(
     r'role="(?:navigation|banner|contentinfo|search|complementary|dialog|alert|menu|menubar|toolbar|tablist|alertdialog)"'
@@ -100,7 +99,7 @@ def _content(page: Elements, has_formulas: bool) -> tuple[np.ndarray, tuple[int,
         return np.cumsum(opened)[: count + 1] > 0
 
     held = inside(total)
-    in_link = within(_are(names, _ANCHOR))
+    in_link = within(page.kinds == ANCHOR)
     links = inside(np.concatenate([[0], np.cumsum(np.where(in_link, lengths, 0))]))
     whole = max(1, int(total[-1]))
     unlinked = max(1, whole - int(np.where(in_link, lengths, 0).sum()))
@@ -125,13 +124,9 @@ def _content(page: Elements, has_formulas: bool) -> tuple[np.ndarray, tuple[int,
         if leaves or (name == "header" and shares[place] < 0.2 and link_share[place]):
             gone[place], after = True, ends_at[place]
 
-    prose = _prose(lengths, ~within(gone) & ~in_link, within(_are(names, _PRE)))
+    prose = _prose(lengths, ~within(gone) & ~in_link, within(page.kinds == PRE))
     score = inside(np.concatenate([[0], np.cumsum(prose)]))
-    return _with_link_lists(names, gone, held, links, score), _main(page, names, attributes, gone, score)
-
-
-def _are(names: list[str], kinds: frozenset[str]) -> np.ndarray:
-    return np.fromiter(map(kinds.__contains__, names), bool, len(names))
+    return _with_link_lists(page, gone, held, links, score), _main(page, names, attributes, gone, score)
 
 
 @remembered
@@ -199,7 +194,7 @@ def _named_for_it(page: Elements, names: list[str], attributes: list[str], gone:
     """The element that calls itself the content, innermost, if what it holds is not one piece of many."""
     named = [
         i for i in np.flatnonzero(~gone & (score > 0)).tolist()
-        if names[i] in ("main", "article") or (attributes[i] and names[i] not in _ANCHOR and _is_content(attributes[i]))
+        if names[i] in ("main", "article") or (attributes[i] and names[i] != "a" and _is_content(attributes[i]))
     ]  # fmt: skip
     nexts = [page.starts[i] for i in named[1:]] + [len(page.names)]
     inner = [i for i, after in zip(named, nexts[: len(named)], strict=True) if after > page.ends[i]]
@@ -209,8 +204,7 @@ def _named_for_it(page: Elements, names: list[str], attributes: list[str], gone:
     return best
 
 
-def _with_link_lists(names: list[str], gone: np.ndarray, held: np.ndarray, links: np.ndarray, score: np.ndarray) -> np.ndarray:
+def _with_link_lists(page: Elements, gone: np.ndarray, held: np.ndarray, links: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Blocks that are links for the most part."""
     dense = links > 0.6 * np.maximum(held, 1)
-    blocks = _are(names, _LINK_LISTS)
-    return gone | (blocks & dense & (held > 0) & (score < 140))
+    return gone | ((page.kinds == LINK_LIST) & dense & (held > 0) & (score < 140))

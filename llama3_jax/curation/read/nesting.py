@@ -21,15 +21,18 @@ def deeper_than(html: bytes, limit: int) -> int:
     Told by the first two letters of tag names: of each the most that are open at once, whatever else is closed between; so
     the depth is a little too small for some elements, and too large where a page forgets many ends.
     """
-    if html.count(b"<") <= limit or _depth(html) <= limit:
+    if _depth(html, limit) <= limit:
         return 0
-    depth = _depth(_NOT_MARKUP.sub(b"", html))  # in scripts, `a<b` opens nothing
+    depth = _depth(_NOT_MARKUP.sub(b"", html), limit)  # in scripts, `a<b` opens nothing
     return depth if depth > limit else 0
 
 
-def _depth(html: bytes) -> int:
-    held = np.frombuffer(html + b"   ", np.uint8)
+def _depth(html: bytes, limit: int) -> int:
+    """0 where it cannot be above `limit`."""
+    held = np.frombuffer(html, np.uint8)
     begins = np.flatnonzero(held[:-3] == ord("<"))
+    if len(begins) <= limit:
+        return 0
     closing = held[begins + 1] == ord("/")
     first = begins + 1 + closing
     name = _names()[held[first].astype(np.int64) << 8 | held[first + 1]]
