@@ -51,6 +51,7 @@ setup(
         "gpu": ["jax[cuda13]"],
         "data": [  # what `llama3 curate` runs on
             "daft>=0.7.26",
+            "isal>=1.7",
             "loky>=3.5",
             "ray>=2.50",
             "resiliparse>=1.0",
@@ -63,6 +64,7 @@ setup(
         "test": [
             # of the extra data
             "daft>=0.7.26",
+            "isal>=1.7",
             "loky>=3.5",
             "ray>=2.50",
             "resiliparse>=1.0",

@@ -15,7 +15,7 @@ _PACKAGE = "llama3_jax"
 _SCHEDULING = (f"{_PACKAGE}.curation.engine", f"{_PACKAGE}.curation.code_version")
 """What decides where work runs, never what comes out."""
 _DISTRIBUTIONS = {
-    "daft": "daft", "zstandard": "zstandard", "brotli": "brotli", "resiliparse": "resiliparse",
+    "daft": "daft", "zstandard": "zstandard", "isal": "isal", "brotli": "brotli", "resiliparse": "resiliparse",
     "fasttext": "fasttext-numpy2-wheel",
     "trafilatura": "trafilatura", "numpy": "numpy", "scipy": "scipy", "pyarrow": "pyarrow", "regex": "regex",
     "tiktoken": "tiktoken", "rustbpe": "rustbpe", "array_record": "array_record",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
 import zstandard
+from isal import isal_zlib
 
 GZIP, ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
-DAMAGE = (EOFError, zlib.error, zstandard.ZstdError)
+DAMAGE = (EOFError, isal_zlib.error, zstandard.ZstdError)
 """What a file that is cut short or damaged raises; OSError, of a disk or store that fails, is none of it and travels on."""
 _CHUNK = 2**18
 _PIECE = 2**20
@@ -179,7 +179,7 @@ class Members:
             self._dictionary = zstandard.ZstdCompressionDict(held)
 
     def _new(self) -> Inflater:
-        return zlib.decompressobj(31) if self._magic == GZIP else _Frame(self._dictionary)
+        return isal_zlib.decompressobj(31) if self._magic == GZIP else _Frame(self._dictionary)
 
     def _find(self, offset: int) -> int | None:
         """Where the magic number next stands."""
