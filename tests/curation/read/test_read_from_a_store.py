@@ -5,7 +5,7 @@ import pytest
 from crawl import write_crawl
 
 from llama3_jax.curation.read.raw import Limits
-from llama3_jax.curation.read.read import find_inputs, read
+from llama3_jax.curation.read.read import find_inputs, in_parts, read
 
 boto3 = pytest.importorskip("boto3")
 server = pytest.importorskip("moto.server")
@@ -38,5 +38,9 @@ def test_a_bucket_is_listed_and_streamed(client, tmp_path):
         assert [file.name for file in there] == [file.name for file in here]
         assert all(file.version and file.size for file in there)
         assert [list(read(a, Limits())) for a in there] == [list(read(b, Limits())) for b in here]
+        for file in there:
+            parts = list(in_parts(file, 1000))
+            assert (len(parts) > 1) == file.name.endswith(".warc.gz")
+            assert [item for part in parts for item in read(part, Limits())] == list(read(file, Limits()))
     with pytest.raises(FileNotFoundError, match="s3://crawl/nothing"):
         find_inputs(["s3://crawl/nothing"])
