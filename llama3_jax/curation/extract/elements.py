@@ -18,7 +18,7 @@ _TAGS_THAT_SAY_NOTHING = re.compile(
 _SPLIT = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)([^>]*)>")
 
 
-VOID, ANCHOR, PRE, LINK_LIST = 1, 2, 4, 8
+VOID, ANCHOR, PRE, LINK_LIST = range(1, 5)
 """What a name says of an element: without content, a link, text as it stands, what may be a list of links."""
 _KINDS = {"br": VOID, "hr": VOID, "a": ANCHOR, "pre": PRE} | dict.fromkeys("ul ol div section table dl form".split(), LINK_LIST)
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama3_jax.curation.personal_data.apply import PersonalData, apply
-from llama3_jax.curation.personal_data.find import KINDS, find
+from llama3_jax.curation.personal_data.density import num_words
+from llama3_jax.curation.personal_data.find import _AT, KINDS, _at_signs, find
 from llama3_jax.curation.personal_data.national_ids import NATIONAL_IDS
 
 FOUND = [
@@ -150,3 +151,14 @@ def test_mathematics_and_code_are_hardly_touched(mix, most):
     size = sum(map(len, texts)) / 1e6
     assert len(items) / size < most
     assert len([kind for kind in items if kind != "email"]) / size < 1.0
+
+
+@given(st.lists(st.sampled_from(["a", "@", " ", "[at]", "(at)", "."]), min_size=5, max_size=20).map("".join))
+def test_signs_of_mail_are_found_one_by_one_as_by_the_expression(text):
+    data = text.encode()
+    assert sorted(sign.span() for sign in _at_signs(data)) == [sign.span() for sign in _AT.finditer(data)]
+
+
+@given(st.text(alphabet="ab? \t\n\v\f\r\x1c\x1f_\u00e9", max_size=40))
+def test_words_are_those_between_blanks(text):
+    assert num_words(text) == len(text.split())
