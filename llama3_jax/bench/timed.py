@@ -16,15 +16,15 @@ LEAST_S, MOST_CALLS = 0.02, 50
 def timed(calls: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
     """Seconds of each call in each round, begun by another call each.
 
-    Before it is timed a call is made once, which compiles it, or finds memory and caches as the one before left them; the threads
-    of a CPU may settle before that.
+    Everybody begins rested, as FlashAttention's benchmarks do: the threads of a CPU settle, and a card that was held back for the
+    power that the call before took recovers. Then a call is made once, which compiles it, or finds memory and caches as the one
+    before left them.
     """
     seconds: list[list[float]] = [[] for _ in calls]
     for number in range(rounds):
         turn = number % len(calls)
         for place in (*range(turn, len(calls)), *range(turn)):
-            if jax.default_backend() == "cpu":
-                time.sleep(SETTLE_S)
+            time.sleep(SETTLE_S)
             jax.block_until_ready(calls[place]())
             once = _seconds(calls[place], 1)
             in_a_row = min(MOST_CALLS, int(LEAST_S / once))

@@ -106,11 +106,10 @@ def _yardsticks(run: BenchRun, model, optimizer, mesh) -> Iterator:
 def _memory(objective, optimizer, run: BenchRun, shape, mesh) -> dict[str, tuple[int, int] | None]:
     from jax.errors import JaxRuntimeError
 
-    from llama3_jax.model.remat import Remat
     from llama3_jax.train.abstract import abstract_state, compile_step
 
     state, needed = abstract_state(run.model, optimizer, mesh), {}
-    for remat in Remat:
+    for remat in run.memory_of:
         try:
             memory = compile_step(replace(objective, remat=remat), optimizer, state, shape, mesh).memory_analysis()
             needed[remat.value] = (memory.temp_size_in_bytes, memory.host_temp_size_in_bytes)
@@ -157,8 +156,9 @@ def report(result: BenchResult) -> Iterator[str]:
             f"{result.tokens_per_step / each.fastest_s:>10,.0f}{compiled:>10}{memory:>12}{each.first_loss:>12.5f}"
         )
     yield from _left_out(run)
-    yield ""
-    yield "memory of a device beside parameters and optimizer state, and of its host, by remat policy:"
+    if result.memory:
+        yield ""
+        yield "memory of a device beside parameters and optimizer state, and of its host, by remat policy:"
     for name, needed in result.memory.items():
         on_device, on_host = needed or (0, 0)
         host = f"{on_host / MIB:>10,.0f} MiB on the host" if on_host else ""

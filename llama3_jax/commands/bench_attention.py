@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from llama3_jax.config.load import load
 from llama3_jax.model.precision import Precision
 
 if TYPE_CHECKING:  # jax, not before the config is right
-    from llama3_jax.bench.attention import Case
+    from llama3_jax.bench.attention import Case, Errors
     from llama3_jax.bench.roofline import Prediction
 
 CANDIDATES = (128, 256, 512, 1024)
@@ -31,6 +32,8 @@ class AttentionBench:
     precision: Precision
     rounds: int
     """In each, everything is measured once."""
+    seed: int | None = None
+    """Of the rows that are compared with float64; null is another each time."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -50,12 +53,17 @@ def bench_attention(config: str | Path = "bench_attention", overrides: Sequence[
 
 
 def run_attention_bench(run: AttentionBench) -> Iterator[Case]:
-    """Raises: ValueError if the implementations do not agree."""
-    from llama3_jax.bench.attention import compare
+    """All are right before the first is timed. Raises: ValueError if one is not, or the implementations do not agree."""
+    from llama3_jax.bench.attention import compare, errors
 
-    for shape in run.shapes:
-        for mean in run.mean_tokens:
-            yield compare(shape, mean, dtype=run.precision.dtype, rounds=run.rounds)
+    cases = [(shape, mean) for shape in run.shapes for mean in run.mean_tokens]
+    found = [errors(*case, dtype=run.precision.dtype, seed=fresh(run.seed)) for case in cases]
+    for case, errors_of_case in zip(cases, found, strict=True):
+        yield compare(*case, errors_of_case, dtype=run.precision.dtype, rounds=run.rounds)
+
+
+def fresh(seed: int | None) -> int:
+    return secrets.randbits(31) if seed is None else seed
 
 
 def report_attention(run: AttentionBench) -> Iterator[str]:
@@ -76,6 +84,7 @@ def report_attention(run: AttentionBench) -> Iterator[str]:
         ours, visible = case.measured[0], case.visible_pairs / case.causal_pairs
         yield ""
         yield f"{case.shape}; {_documents(case.mean_tokens)}: {visible:.1%} of causal pairs visible"
+        yield _right(case.errors)
         yield (
             f"{'':32}{'forward ms':>12}{'TFLOP/s':>9}{'backward ms':>13}{'TFLOP/s':>9}{'both ms':>10}{'TFLOP/s':>9}{'causal':>9}"
             f"{'spread':>8}{'visited':>9}{'its/ours':>10}"
@@ -96,12 +105,25 @@ def report_attention(run: AttentionBench) -> Iterator[str]:
             yield _follows(case, whole[case.shape])
 
 
+def _right(errors: Errors) -> str:
+    found = ", ".join(f"{name} {error:.1e}" for name, error in errors.by_name)
+    return f"from float64, on a row of {errors.length:,} (seed {errors.seed}): {found}; the same bits when repeated"
+
+
 def _follows(case: Case, whole: Case) -> str:
     """Whether ours takes as long as what it visits says."""
     (ours, *_), (all_of_it, *_) = case.measured, whole.measured
     share = ours.visited_pairs / all_of_it.visited_pairs
-    ratio = ours.seconds / (share * all_of_it.seconds)
-    return f"ours takes {ratio:.2f}x the time of one document a row times the {share:.1%} of its visits that are made here"
+    both, forward, backward = (
+        of_ours / (share * of_all)
+        for of_ours, of_all in (
+            (ours.seconds, all_of_it.seconds), (ours.forward_s, all_of_it.forward_s), (ours.backward_s, all_of_it.backward_s)
+        )
+    )  # fmt: skip
+    return (
+        f"ours takes {both:.2f}x the time of one document a row times the {share:.1%} of its visits that are made here (forward "
+        f"{forward:.2f}x, backward {backward:.2f}x)"
+    )
 
 
 def tune(run: AttentionBench) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llama3_jax.bench.attention_shape import DecodeShape
+from llama3_jax.commands.bench_attention import fresh
 from llama3_jax.model.precision import Precision
 
 
@@ -18,6 +19,8 @@ class DecodeBench:
     precision: Precision
     rounds: int
     """In each, everything is measured once."""
+    seed: int | None = None
+    """Of the arrays that are compared with float64; null is others each time."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -27,10 +30,13 @@ class DecodeBench:
 
 
 def report_decode(run: DecodeBench) -> Iterator[str]:
-    """The lines that the command prints, as they are measured. Raises: ValueError if the two ways do not agree."""
+    """The lines that the command prints, as they are measured.
+
+    Raises: ValueError if ours is wrong, or the two ways do not agree.
+    """
     import jax
 
-    from llama3_jax.bench.decode import bytes_per_s, compare
+    from llama3_jax.bench.decode import bytes_per_s, compare, error
     from llama3_jax.kernels.attention.choice import described
     from llama3_jax.kernels.attention.implementation import Implementation
 
@@ -39,12 +45,15 @@ def report_decode(run: DecodeBench) -> Iterator[str]:
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {run.precision.value}, {run.rounds} rounds, memory read at "
         f"{limit / 1e9:,.4g} GB/s, {time.strftime('%Y-%m-%d')}"
     )
-    for shape in run.shapes:
+    seeds = [fresh(run.seed) for _ in run.shapes]
+    errors = [error(shape, dtype=run.precision.dtype, seed=seed) for shape, seed in zip(run.shapes, seeds, strict=True)]
+    for shape, seed, found in zip(run.shapes, seeds, errors, strict=True):
         measured = compare(shape, dtype=run.precision.dtype, rounds=run.rounds)
         num_bytes = shape.num_elements * jax.numpy.dtype(run.precision.dtype).itemsize
         attention = described(Implementation.AUTO, head_dim=shape.head_dim, dtype=run.precision.dtype)
         yield ""
         yield f"{shape}: {num_bytes / 1e6:,.0f} MB of keys and values; attention {attention}"
+        yield f"from float64 (seed {seed}): {found:.1e}"
         yield f"{'one layer, one token each':32}{'us':>10}{'spread':>8}{'GB/s':>9}{'of memory':>11}{'its/ours':>10}"
         for each in measured:
             rate = num_bytes / each.seconds

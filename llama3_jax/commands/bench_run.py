@@ -40,6 +40,8 @@ class BenchRun:
     rounds: int = 10
     """In each, every step is timed once on the same batch; one more goes before, to compile."""
     yardsticks: tuple[Yardstick, ...] = tuple(Yardstick)
+    memory_of: tuple[Remat, ...] = tuple(Remat)
+    """Policies whose memory is told; each is compiled for it."""
 
     def __post_init__(self) -> None:
         for name in ("num_rows", "sequence_length", "documents_per_row", "rounds"):

@@ -94,12 +94,14 @@ data: measures how fast token shards become batches, beside a plain Grain pipeli
 and what each packing policy pads, drops and cuts.
 tokenizer: measures how fast texts become token shards, beside tiktoken's own batch encoding.
 curate: measures each part of curation on one core, beside datatrove where it is installed, and the whole.
+all: runs the commands that a file lists, each in a process of its own, within a time; what they say becomes a dated report.
 
   llama3 bench train                                              58M parameters, rows of one document
   llama3 bench train bench_packed                                 rows of many documents, cut anew in every batch
   llama3 bench train bench_8b                                     on an accelerator
   llama3 bench attention                                          each implementation that runs here beside the library's
   llama3 bench attention bench_attention_h100                     the heads of 8B and 1B, beside cuDNN
+  llama3 bench all bench_h100                                     an H100 or H200 in eight minutes: right first, then how fast
   llama3 bench decode                                             keys and values on pages
   llama3 bench tokenizer                                          Python's documentation and library
   llama3 bench data                                               random documents
@@ -229,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--step", type=int, metavar="N", help="of a run's checkpoint (default: the newest)")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
-    what = ["train", "attention", "decode", "loss", "data", "tokenizer", "curate"]
+    what = ["train", "attention", "decode", "loss", "data", "tokenizer", "curate", "all"]
     bench.add_argument("what", choices=what, help="what is measured")
     bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: the published one")
     bench.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
@@ -354,6 +356,7 @@ def _tokenizer(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from llama3_jax.commands.bench import report, run_bench
+    from llama3_jax.commands.bench_all import AllBench, report_all
     from llama3_jax.commands.bench_attention import AttentionBench, predict, report_attention, tune
     from llama3_jax.commands.bench_curate import CurateBench, report_curate
     from llama3_jax.commands.bench_data import DataBench, report_data, run_data_bench
@@ -373,6 +376,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         "curate": (CurateBench, "bench_curate", report_curate),
         "tokenizer": (TokenizerBench, "bench_tokenizer", report_tokenizer),
         "decode": (DecodeBench, "bench_decode", report_decode),
+        "all": (AllBench, "bench_h100", report_all),
         "attention": (
             AttentionBench,
             "bench_attention",

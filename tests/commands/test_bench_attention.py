@@ -34,7 +34,23 @@ def test_the_report(capsys):
         for visited, causal, share in lines:
             assert float(visited) / float(causal) == pytest.approx(float(share) / 100, rel=0.03), "per second, the same time"
     assert len(re.findall(r"^schedule, once a batch: [\d.]+ ms, [\d.]+% of one layer's time$", report, re.M)) == 2
+    right = r"^from float64, on a row of 512 \(seed (\d+)\): out (\S+), gradient of q (\S+), of k (\S+), of v (\S+); the same"
+    (one, *errors), (other, *_) = re.findall(right, report, re.M)
+    assert one != other, "fresh inputs for each"
+    assert all(0 < float(error) < 2e-6 for error in errors)
     assert re.search(r"^ours takes [\d.]+x the time of one document a row times the \d+\.\d% of its visits", report, re.M)
+    assert re.search(r"made here \(forward [\d.]+x, backward -?[\d.]+x\)$", report, re.M)
+
+
+def test_what_is_wrong_is_not_timed(monkeypatch, capsys):
+    def wrong(q_BSNH, *_):
+        return 1.001 * q_BSNH
+
+    monkeypatch.setattr("llama3_jax.bench.attention.flash_attention", wrong)
+    assert main(["bench", "attention", *TINY, "seed=7"]) == 1
+    told = capsys.readouterr()
+    assert "forward ms" not in told.out, "all cases are compared before the first is timed"
+    assert "from float64, rounding makes 1e-05 of float32 at most; use seed=7 to see it again" in told.err
 
 
 @pytest.mark.slow
