@@ -75,11 +75,14 @@ def _kernel(line, *refs, setting, queries, keys, values, lse_smem, staged):
         def soften(score_RJ, visit, top_R, total_R):
             """(probabilities, what sums so far shrink by, highest score and sum of the probabilities so far)"""
             _, key_tile, flags = unpack(visit)
-            score_RJ = masked(score_RJ, flags, edges_E, key_tile * TILE, 0)
-            new_R = jnp.maximum(top_R, score_RJ.max(axis=1))
-            prob_RJ = jnp.exp2(score_RJ * factor - across(new_R * factor, score_RJ.shape, 0))
-            shrink_R = jnp.exp2((top_R - new_R) * factor)
-            return prob_RJ, shrink_R, new_R, total_R * shrink_R + prob_RJ.sum(axis=1)
+
+            def softened(score_RJ):
+                new_R = jnp.maximum(top_R, score_RJ.max(axis=1))
+                prob_RJ = jnp.exp2(score_RJ * factor - across(new_R * factor, score_RJ.shape, 0))
+                shrink_R = jnp.exp2((top_R - new_R) * factor)
+                return prob_RJ.astype(q.dtype), shrink_R, new_R, total_R * shrink_R + prob_RJ.sum(axis=1)
+
+            return masked(softened, score_RJ, flags, edges_E, key_tile * TILE, 0)
 
         def first(score):
             visit = line.visit(0)
@@ -89,7 +92,7 @@ def _kernel(line, *refs, setting, queries, keys, values, lse_smem, staged):
             score_RJ = score[...]
             keys.release(0)
             prob_RJ, _, top_R, total_R = soften(score_RJ, visit, *nothing[1:])
-            return prob_RJ.astype(q.dtype), top_R, total_R
+            return prob_RJ, top_R, total_R
 
         def one(step, carry):
             acc_RH, prob_RJ, top_R, total_R = carry
@@ -107,7 +110,7 @@ def _kernel(line, *refs, setting, queries, keys, values, lse_smem, staged):
                 next_RJ, shrink_R, new_R, new_total_R = soften(score_RJ, visit, top_R, total_R)
                 sum_RH = end(acc, acc_RH, staged)
                 values.release(step - 1)
-                return sum_RH * across(shrink_R, sum_RH.shape, 0), next_RJ.astype(q.dtype), new_R, new_total_R
+                return sum_RH * across(shrink_R, sum_RH.shape, 0), next_RJ, new_R, new_total_R
 
             return pl.run_scoped(products, *accumulators((ROWS, TILE), acc_RH.shape))
 

@@ -8,6 +8,8 @@ Shape letters: R queries and J keys that a warpgroup multiplies at a time, H hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -72,10 +74,16 @@ def key_gradients(
     return launch(_key_gradients, setting, visits, num_heads, arrays, results, scratch, left_columns=STEP)
 
 
+def _probabilities(setting: Setting) -> Callable[[Array], Array]:
+    """Of scores less the sums that the forward pass left."""
+    return lambda score: jnp.exp2(score * (setting.scale * LOG2_E))
+
+
 def _query_gradient(line, *refs, setting, queries, keys, values, staged):
     q_ref, k_ref, v_ref, out_bar_ref, stats_ref, edges_ref, q_bar_ref = refs
     head = lax.axis_index("head")
     steps = line.length * PARTS
+    probabilities = _probabilities(setting)
 
     def copy():
         columns = setting.columns(head // setting.group)
@@ -107,8 +115,7 @@ def _query_gradient(line, *refs, setting, queries, keys, values, staged):
                 (v,) = values.take(step)
                 plgpu.wgmma(prob_bar, out_bar, v.transpose((1, 0)))
                 score_RJ = end(score, lse_RJ, staged, under_way=1)
-                score_RJ = masked(score_RJ, flags, edges_E, key_tile * TILE + step % PARTS * STEP, 0)
-                prob_RJ = jnp.exp2(score_RJ * (setting.scale * LOG2_E))
+                prob_RJ = masked(probabilities, score_RJ, flags, edges_E, key_tile * TILE + step % PARTS * STEP, 0)
                 prob_bar_RJ = end(prob_bar, delta_RJ, staged)
                 values.release(step)
                 return prob_RJ * prob_bar_RJ
@@ -136,6 +143,7 @@ def _key_gradients(line, *refs, setting, keys, queries, staged):
     head = lax.axis_index("head")
     parts = PARTS * setting.group
     steps = line.length * parts
+    probabilities = _probabilities(setting)
 
     def copy():
         def one(step, visit):
@@ -167,8 +175,7 @@ def _key_gradients(line, *refs, setting, keys, queries, staged):
                 begin(prob_bar, delta_JR, staged)
                 plgpu.wgmma(score, k, q.transpose((1, 0)))
                 plgpu.wgmma(prob_bar, v, out_bar.transpose((1, 0)))
-                score_JR = masked(end(score, lse_JR, staged, under_way=1), flags, edges_E, first_key, 1)
-                prob_JR = jnp.exp2(score_JR * (setting.scale * LOG2_E))
+                prob_JR = masked(probabilities, end(score, lse_JR, staged, under_way=1), flags, edges_E, first_key, 1)
                 score_bar_JR = prob_JR * end(prob_bar, delta_JR, staged)
                 return prob_JR.astype(k.dtype), score_bar_JR.astype(k.dtype)
 

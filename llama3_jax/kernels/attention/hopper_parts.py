@@ -196,9 +196,13 @@ def store(*pairs) -> None:
     plgpu.wait_smem_to_gmem(0)
 
 
-def masked(score, flags, edges_E, first_key, query_dim: int):
-    """As `shown`, where the visit has any hidden pair."""
-    return lax.cond(flags & MASKED != 0, lambda: shown(score, edges_E, first_key, query_dim), lambda: score)
+def masked(then: Callable, score, flags, edges_E, first_key, query_dim: int):
+    """`then` of the scores, which are as `shown` where the visit has any hidden pair.
+
+    It is part of the branches, and does not follow them: past them ptxas waits at once for the product that is under way, and
+    computes after it what could have been computed meanwhile.
+    """
+    return lax.cond(flags & MASKED != 0, lambda: then(shown(score, edges_E, first_key, query_dim)), lambda: then(score))
 
 
 def shown(score, edges_E, first_key, query_dim: int):
