@@ -1,6 +1,9 @@
 """XLA's GPU compiler and ptxas take the attention kernels for H100, with no GPU there: nothing spills out of registers."""
 
+import importlib
 import re
+import sysconfig
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +38,42 @@ GB = 1e9
 @pytest.mark.parametrize("intervals", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernels(shape, intervals, tmp_path, monkeypatch):
+    dump(tmp_path, monkeypatch)
+    compile_kernels(shape, intervals)
+    nothing_spills(tmp_path, kernels=3)
+    programs = [path.read_text() for path in tmp_path.rglob("*.ptx")]
+    assert len(programs) == 3
+    for program in programs:
+        (copying,), (multiplying,) = (set(re.findall(rf"setmaxnreg.{way}.*?(\d+);", program)) for way in ("dec", "inc"))
+        taken = int(copying) + (WARPGROUPS - 1) * int(multiplying)
+        assert taken <= WARPGROUPS * REGISTERS, "a warpgroup would wait for registers for ever"
+
+
+@pytest.mark.parametrize("shape", ["8b", "head_dim_64"])
+def test_exponentials_are_taken_while_a_product_is_under_way(shape, tmp_path, monkeypatch):
+    """Once the scores are there, and before the wait for the product that was begun after them: in the machine's own code."""
+    disassembler = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin", "nvdisasm")
+    if not disassembler.exists():
+        pytest.skip("nvidia-cuda-nvdisasm is not installed")
+    importlib.import_module("jax.experimental.mosaic.gpu")  # which sets where it looks
+    dump(tmp_path, monkeypatch)
+    monkeypatch.setenv("MOSAIC_GPU_CUDA_ROOT", str(disassembler.parents[1]))
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_SASS", "1")
+    compile_kernels(shape, intervals=1)
+    programs = [path.read_text() for path in tmp_path.rglob("*.sass*")]
+    assert len(programs) == 3
+    least = []
+    for program in programs:
+        waits_and_exponentials = re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x\d)|(MUFU\.EX2)", program)
+        told = "".join(wait or "e" for wait, _ in waits_and_exponentials)
+        least.append(len(re.search(r"0x1(e*)0x", told)[1]))
+    per_thread = [tile // 128 for tile in (64 * 64, 64 * 64, 64 * 128)]
+    assert all(found >= 2 * wanted for found, wanted in zip(sorted(least), per_thread, strict=True)), "of either branch"
+
+
+def compile_kernels(shape, intervals):
     """Forward and both backward kernels, on rows of 8,000, which no tile divides."""
     B, K, G, H, dtype = SHAPES[shape]
-    dump(tmp_path, monkeypatch)
     mesh = topologies.mesh_of(topologies.gpu()[:1])
 
     def loss(q_BSNH, k_BTKH, v_BTKH, segment_ids_BS):
@@ -50,13 +86,6 @@ def test_kernels(shape, intervals, tmp_path, monkeypatch):
     arrays.append(jax.ShapeDtypeStruct((B, 8000), jnp.int32, sharding=here))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         jax.jit(jax.grad(loss, (0, 1, 2))).trace(*arrays).lower(lowering_platforms=("cuda",)).compile()
-    nothing_spills(tmp_path, kernels=3)
-    programs = [path.read_text() for path in tmp_path.rglob("*.ptx")]
-    assert len(programs) == 3
-    for program in programs:
-        (copying,), (multiplying,) = (set(re.findall(rf"setmaxnreg.{way}.*?(\d+);", program)) for way in ("dec", "inc"))
-        taken = int(copying) + (WARPGROUPS - 1) * int(multiplying)
-        assert taken <= WARPGROUPS * REGISTERS, "a warpgroup would wait for registers for ever"
 
 
 @pytest.mark.parametrize("page", [16, 128])

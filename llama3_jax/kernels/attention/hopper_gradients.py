@@ -170,27 +170,23 @@ def _key_gradients(line, *refs, setting, keys, queries, staged):
 
             lse_JR, delta_JR = (along_queries(stats_2R.at[n], (ROWS, STEP), 1) for n in (0, 1))
 
-            def scores(score, prob_bar):
+            def product(accumulator, total_JH, left_JR, right):
+                begin(accumulator, total_JH, staged)
+                plgpu.wgmma(accumulator, on_the_left(left_JR.astype(k.dtype), staged, warpgroup), right)
+
+            def products(score, prob_bar, v_bar, k_bar):
                 begin(score, lse_JR, staged)
                 begin(prob_bar, delta_JR, staged)
                 plgpu.wgmma(score, k, q.transpose((1, 0)))
                 plgpu.wgmma(prob_bar, v, out_bar.transpose((1, 0)))
                 prob_JR = masked(probabilities, end(score, lse_JR, staged, under_way=1), flags, edges_E, first_key, 1)
-                score_bar_JR = prob_JR * end(prob_bar, delta_JR, staged)
-                return prob_JR.astype(k.dtype), score_bar_JR.astype(k.dtype)
-
-            prob_JR, score_bar_JR = pl.run_scoped(scores, *accumulators((ROWS, STEP), (ROWS, STEP)))
-
-            def product(accumulator, total_JH, left_JR, right):
-                begin(accumulator, total_JH, staged)
-                plgpu.wgmma(accumulator, on_the_left(left_JR, staged, warpgroup), right)
-
-            def products(v_bar, k_bar):
                 product(v_bar, v_bar_JH, prob_JR, out_bar)
+                score_bar_JR = prob_JR * end(prob_bar, delta_JR, staged, under_way=1)
                 product(k_bar, k_bar_JH, score_bar_JR, q)
                 return end(k_bar, k_bar_JH, staged), end(v_bar, v_bar_JH, staged)
 
-            sums = pl.run_scoped(products, *accumulators(v_bar_JH.shape, k_bar_JH.shape))
+            shapes = (ROWS, STEP), (ROWS, STEP), v_bar_JH.shape, k_bar_JH.shape
+            sums = pl.run_scoped(products, *accumulators(*shapes))
             queries.release(step)
             return sums
 

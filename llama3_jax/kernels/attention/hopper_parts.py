@@ -200,9 +200,16 @@ def masked(then: Callable, score, flags, edges_E, first_key, query_dim: int):
     """`then` of the scores, which are as `shown` where the visit has any hidden pair.
 
     It is part of the branches, and does not follow them: past them ptxas waits at once for the product that is under way, and
-    computes after it what could have been computed meanwhile.
+    computes after it what could have been computed meanwhile. For two intervals a branch has not the registers.
     """
-    return lax.cond(flags & MASKED != 0, lambda: then(shown(score, edges_E, first_key, query_dim)), lambda: then(score))
+
+    def hide():
+        return shown(score, edges_E, first_key, query_dim)
+
+    hidden = flags & MASKED != 0
+    if edges_E.shape[0] > 2:
+        return then(lax.cond(hidden, hide, lambda: score))
+    return lax.cond(hidden, lambda: then(hide()), lambda: then(score))
 
 
 def shown(score, edges_E, first_key, query_dim: int):
