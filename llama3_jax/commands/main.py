@@ -19,6 +19,13 @@ from llama3_jax.train.diverged import TrainingDiverged
 from llama3_jax.train.gate import PhaseNotPassed
 from llama3_jax.train.preemption import EXIT_INTERRUPTED, Interrupted, Preemption
 
+OF_EXTRAS = {
+    **dict.fromkeys(("daft", "fasttext", "isal", "loky", "ray", "resiliparse", "trafilatura"), "data"),
+    "s3fs": "s3",
+    "gcsfs": "gcs",
+}
+"""Modules that an extra of ours brings, and which."""
+
 PATIENCE_S = 4.0
 """For a signal to be answered by the program itself, where nothing can be lost."""
 
@@ -137,6 +144,8 @@ def _told(error: BaseException) -> tuple[str, int]:
         return f"\n{error}", EXIT_INTERRUPTED
     if isinstance(error, KeyboardInterrupt):
         return "\ninterrupted", 130
+    if isinstance(error, ModuleNotFoundError) and (extra := OF_EXTRAS.get((error.name or "").split(".")[0])):
+        return f"error: {error.name} is not installed; pip install 'llama3_jax[{extra}]' (in a checkout: '.[{extra}]')", 1
     expected = isinstance(error, ValueError | OSError | TrainingDiverged | PhaseNotPassed | PieceFailed | WorkersLost)
     if not expected or os.environ.get("LLAMA3_TRACEBACK"):
         return "".join(traceback.format_exception(error)), 1
@@ -231,8 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--step", type=int, metavar="N", help="of a run's checkpoint (default: the newest)")
 
     bench = command("bench", "measure this machine", BENCH, _bench)
-    what = ["train", "attention", "decode", "loss", "data", "tokenizer", "curate", "all"]
-    bench.add_argument("what", choices=what, help="what is measured")
+    bench.add_argument("what", choices=list(BENCHES), help="what is measured")
     bench.add_argument("config", metavar="BENCH.yaml", nargs="?", help="default: the published one")
     bench.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace the file's")
     bench.add_argument("--tune", action="store_true", help="attention: measure tile sizes and keep the fastest in the table")
@@ -355,34 +363,12 @@ def _tokenizer(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from llama3_jax.commands.bench import report, run_bench
-    from llama3_jax.commands.bench_all import AllBench, report_all
-    from llama3_jax.commands.bench_attention import AttentionBench, predict, report_attention, tune
-    from llama3_jax.commands.bench_curate import CurateBench, report_curate
-    from llama3_jax.commands.bench_data import DataBench, report_data, run_data_bench
-    from llama3_jax.commands.bench_decode import DecodeBench, report_decode
-    from llama3_jax.commands.bench_loss import LossBench, report_loss
-    from llama3_jax.commands.bench_run import BenchRun
-    from llama3_jax.commands.bench_tokenizer import TokenizerBench, report_tokenizer
     from llama3_jax.config.load import load
 
     of_attention = [name for name in ("tune", "predict") if getattr(arguments, name)]
     if of_attention and arguments.what != "attention" or len(of_attention) > 1:
         raise ValueError("--tune and --predict are for llama3 bench attention, one of them at a time")
-    kind, default, lines = {
-        "train": (BenchRun, "bench_dense", lambda run: report(run_bench(run))),
-        "data": (DataBench, "bench_data", lambda run: report_data(run_data_bench(run))),
-        "loss": (LossBench, "bench_loss", report_loss),
-        "curate": (CurateBench, "bench_curate", report_curate),
-        "tokenizer": (TokenizerBench, "bench_tokenizer", report_tokenizer),
-        "decode": (DecodeBench, "bench_decode", report_decode),
-        "all": (AllBench, "bench_h100", report_all),
-        "attention": (
-            AttentionBench,
-            "bench_attention",
-            tune if arguments.tune else partial(predict, chip=arguments.predict) if arguments.predict else report_attention,
-        ),
-    }[arguments.what]
+    kind, default, lines = BENCHES[arguments.what](arguments)
     config, overrides = arguments.config or default, arguments.overrides
     if re.match(r"[\w.]+=", config) and not os.path.exists(config):
         config, overrides = default, [config, *overrides]
@@ -393,6 +379,63 @@ def _bench(arguments: argparse.Namespace) -> int:
     for line in lines(loaded.value):
         print(line, flush=True)
     return 0
+
+
+def _bench_train(_):
+    from llama3_jax.commands.bench import report, run_bench
+    from llama3_jax.commands.bench_run import BenchRun
+
+    return BenchRun, "bench_dense", lambda run: report(run_bench(run))
+
+
+def _bench_attention(arguments: argparse.Namespace):
+    from llama3_jax.commands.bench_attention import AttentionBench, predict, report_attention, tune
+
+    lines = tune if arguments.tune else partial(predict, chip=arguments.predict) if arguments.predict else report_attention
+    return AttentionBench, "bench_attention", lines
+
+
+def _bench_decode(_):
+    from llama3_jax.commands.bench_decode import DecodeBench, report_decode
+
+    return DecodeBench, "bench_decode", report_decode
+
+
+def _bench_loss(_):
+    from llama3_jax.commands.bench_loss import LossBench, report_loss
+
+    return LossBench, "bench_loss", report_loss
+
+
+def _bench_data(_):
+    from llama3_jax.commands.bench_data import DataBench, report_data, run_data_bench
+
+    return DataBench, "bench_data", lambda run: report_data(run_data_bench(run))
+
+
+def _bench_tokenizer(_):
+    from llama3_jax.commands.bench_tokenizer import TokenizerBench, report_tokenizer
+
+    return TokenizerBench, "bench_tokenizer", report_tokenizer
+
+
+def _bench_curate(_):
+    from llama3_jax.commands.bench_curate import CurateBench, report_curate
+
+    return CurateBench, "bench_curate", report_curate
+
+
+def _bench_all(_):
+    from llama3_jax.commands.bench_all import AllBench, report_all
+
+    return AllBench, "bench_h100", report_all
+
+
+BENCHES = {
+    "train": _bench_train, "attention": _bench_attention, "decode": _bench_decode, "loss": _bench_loss, "data": _bench_data,
+    "tokenizer": _bench_tokenizer, "curate": _bench_curate, "all": _bench_all,
+}  # fmt: skip
+"""What is measured -> (type of its file, the published one, what it prints); each imports what it needs and no more."""
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
