@@ -21,6 +21,13 @@ def interpreting(**how):
     return pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan", **how))
 
 
+def no_race_was_found_on_hopper():
+    """In what was interpreted with `detect_races` and is done."""
+    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks  # where the interpreter says what it saw
+
+    assert not gpu_callbacks.get_races().races_found
+
+
 @dataclass(frozen=True)
 class Subject:
     name: str
@@ -44,15 +51,21 @@ class Subject:
 
             from llama3_jax.kernels.attention import hopper
 
-            return hopper.attention(*arguments, interpret=plgpu.InterpretGPUParams())
+            return hopper.attention(*arguments, interpret=plgpu.InterpretGPUParams(detect_races=True))
         return {"xla": xla, "tpu": tpu}[self.name].attention(*arguments)
 
     def schedule(self, mask, num_keys):
         return block_schedule(mask, num_keys=num_keys, block_q=self.blocks.queries, block_k=self.blocks.keys)
 
+    def run(self, *arguments):
+        """(out, gradients of q, k and v) of q, k, v, a mask and the output's cotangent."""
+        results = jax.block_until_ready(self._run(*arguments))
+        if self.name == "hopper":
+            no_race_was_found_on_hopper()
+        return results
+
     @partial(jax.jit, static_argnums=0)
-    def run(self, q_BSNH, k_BTKH, v_BTKH, mask, out_bar_BSNH):
-        """(out, gradients of q, k and v)"""
+    def _run(self, q_BSNH, k_BTKH, v_BTKH, mask, out_bar_BSNH):
         with interpreting() if self.name == "tpu" else nullcontext():
             out_BSNH, pull = jax.vjp(partial(self.attention, mask=mask), q_BSNH, k_BTKH, v_BTKH)
             return out_BSNH, pull(out_bar_BSNH)

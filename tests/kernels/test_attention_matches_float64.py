@@ -256,7 +256,7 @@ def test_what_cannot_run_here_is_refused_by_name(wanted, shape, device, why, mon
 
 @needs_hopper
 def test_the_kernels_for_hopper():
-    """Edges off the tiles, padding; every other mask, and more heads, in the slow tests."""
+    """Edges off the tiles, padding; no race. Every other mask, and more heads, in the slow tests."""
     segment_ids = rows_of(HOPPER, [16, 16, 4], off=1)
     arrays = square(HOPPER, 10, rows=1)
     check(HOPPER, arrays, document_mask(jnp.asarray(segment_ids)), visible_documents(segment_ids))
