@@ -51,7 +51,7 @@ class AllBench:
     seconds: int
     """For all of them together; what is left then is left out."""
     report: Path
-    """A Markdown file, written while it is measured."""
+    """A Markdown file that this is added to while it is measured."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -66,10 +66,14 @@ def report_all(run: AllBench) -> Iterator[str]:
     Raises: ValueError, at the end, if a part failed, was ended or was left out.
     """
     run.report.parent.mkdir(parents=True, exist_ok=True)
-    with run.report.open("w") as report:
-        for line in _lines(run):
-            print(line, file=report, flush=True)
-            yield line
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which ends the part too
+    try:
+        with run.report.open("a") as report:
+            for line in _lines(run):
+                print(line, file=report, flush=True)
+                yield line
+    finally:
+        signal.signal(signal.SIGTERM, before)
     yield f"written: {run.report}"
 
 
@@ -142,6 +146,7 @@ def _run(part: Part, seconds: float) -> Generator[str, None, str]:
         try:
             for line in child.stdout:
                 yield line.rstrip("\n")
+            child.wait()
         except BaseException:  # Ctrl-C, or nobody wants the rest
             _end(child)
             raise

@@ -43,18 +43,22 @@ def test_the_report_says_what_every_part_said_and_how_it_ended(tmp_path, capsys)
 
 def test_what_the_time_has_no_room_for_is_left_out(tmp_path, capsys):
     command, report = bench(tmp_path, ("doctor", 200), (QUICK, 200), seconds=1)
+    report.parent.mkdir()
+    report.write_text("# of another day\n")
     assert main(command) == 1
+    assert report.read_text().startswith("# of another day\n# 20"), "added to what is there"
     assert re.findall(r"^- .*`: (.*)$", report.read_text(), re.M) == ["ENDED after its 1 s", "LEFT OUT, the time was up"]
     assert "error: 2 of 2 parts" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_the_part_and_keeps_what_was_said(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_part_and_keeps_what_was_said(number, tmp_path):
     command, report = bench(tmp_path, ("bench attention", 200))
     with subprocess.Popen([sys.executable, "-m", "llama3_jax", *command], stdout=subprocess.PIPE, text=True) as parent:
         while not parent.stdout.readline().startswith("visited:"):
             pass
         children = subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True).stdout.split()
-        parent.send_signal(signal.SIGINT)
+        parent.send_signal(number)
         assert parent.wait(30) == 130
     assert len(children) == 1
     time.sleep(0.1)
