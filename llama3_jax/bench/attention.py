@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -28,8 +28,6 @@ from llama3_jax.kernels.device import traced_for
 
 MOST_SCORES = 4 * 2**30
 """Bytes of scores that whoever holds them all is given a try with."""
-COMPARED_LENGTH = 2048
-"""Positions of the row that is compared with float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +47,11 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errors:
-    """Of our default, relative, from float64 on a row that is another each time."""
-
-    seed: int
-    length: int
-    by_name: tuple[tuple[str, float], ...]
-    """Of the output and of the gradients."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Case:
     shape: Shape
     mean_tokens: int | None
     """Of the documents in a row; None is one document."""
     visible_pairs: float
-    errors: Errors
     measured: tuple[Measured, ...]
     schedule_s: float
     """To make the schedule of our default, once per batch."""
@@ -79,13 +66,13 @@ class Contender:
     prepare: segment ids -> what is made once per batch.
     attend: (q, k, v, that) -> out.
     visited_pairs: the same -> pairs multiplied.
-    blind: to documents, so that its results are others where a row has several.
+    sees_documents: or attends across them, so that its results are others where a row has several.
     """
 
     def __init__(
-        self, name: str, prepare: Callable, attend: Callable, visited_pairs: Callable[..., float], *, blind: bool = False
+        self, name: str, prepare: Callable, attend: Callable, visited_pairs: Callable[..., float], *, sees_documents: bool = True
     ):
-        self.name, self.prepare, self.visited_pairs, self.blind = name, jax.jit(prepare), visited_pairs, blind
+        self.name, self.prepare, self.visited_pairs, self.sees_documents = name, jax.jit(prepare), visited_pairs, sees_documents
         self.forward = jax.jit(attend)
 
         def both(q_BSNH, k_BSKH, v_BSKH, prepared, out_bar_BSNH):
@@ -127,15 +114,14 @@ def library(shape: Shape) -> Contender:
     return Contender("jax.nn.dot_product_attention", prepare, attend, lambda _: shape.rows * shape.length**2)
 
 
-def blind_cudnn(shape: Shape, mean_tokens: int | None) -> Contender:
+def blind_cudnn(shape: Shape) -> Contender:
     """NVIDIA's, through jax: causal over whole rows, whatever documents are in them."""
 
     def attend(q, k, v, _):
         return cudnn.attention(q, k, v)
 
-    name = "cuDNN" if mean_tokens is None else "cuDNN, blind to documents"
     causal_pairs = shape.rows * shape.length * (shape.length + 1) / 2
-    return Contender(name, lambda ids: ids, attend, lambda _: causal_pairs, blind=mean_tokens is not None)
+    return Contender("cuDNN", lambda ids: ids, attend, lambda _: causal_pairs, sees_documents=False)
 
 
 def splash(shape: Shape) -> Contender:
@@ -158,7 +144,7 @@ def splash(shape: Shape) -> Contender:
     return Contender("jax splash attention", lambda ids: ids, attend, lambda _: shape.rows * S * (S + 1) / 2)
 
 
-def contenders(shape: Shape, mean_tokens: int | None, dtype: str) -> Iterator[Contender]:
+def contenders(shape: Shape, dtype: str) -> Iterator[Contender]:
     """Those that run on this machine and do this work, our default first."""
     default = choose(Implementation.AUTO, head_dim=shape.head_dim, dtype=dtype)
     yield ours(shape, default, dtype)
@@ -170,55 +156,36 @@ def contenders(shape: Shape, mean_tokens: int | None, dtype: str) -> Iterator[Co
     if jax.default_backend() == "tpu":
         yield splash(shape)
     if not obstacle(Implementation.CUDNN, head_dim=shape.head_dim, dtype=dtype, device=traced_for()):
-        yield blind_cudnn(shape, mean_tokens)
+        yield blind_cudnn(shape)
 
 
-def compare(shape: Shape, mean_tokens: int | None, errors: Errors, *, dtype: str, rounds: int) -> Case:
+def compare(shape: Shape, mean_tokens: int | None, runners: Sequence[Contender], *, dtype: str, rounds: int) -> Case:
     """Every contender in every round, each round begun by another.
 
+    Args: runners: of this shape; what they have compiled serves every packing.
     Raises: ValueError if their results differ: they would not do the same work.
     """
     arrays, segment_ids = draw(shape, mean_tokens, dtype)
-    runners = list(contenders(shape, mean_tokens, dtype))
     prepared = [jax.block_until_ready(each.prepare(segment_ids)) for each in runners]
-    _require_same(runners, [each.both(*arrays[:3], made, arrays[3]) for each, made in zip(runners, prepared, strict=True)], dtype)
+    blind = [mean_tokens is not None and not each.sees_documents for each in runners]
+    results = [each.both(*arrays[:3], made, arrays[3]) for each, made in zip(runners, prepared, strict=True)]
+    _require_same([(each, result) for each, result, other in zip(runners, results, blind, strict=True) if not other], dtype)
+    del results
     forward = timed([partial(each.forward, *arrays[:3], made) for each, made in zip(runners, prepared, strict=True)], rounds)
     both = timed([partial(each.both, *arrays[:3], made, arrays[3]) for each, made in zip(runners, prepared, strict=True)], rounds)
     (schedule,) = timed([partial(runners[0].prepare, segment_ids)], rounds)
     return Case(
-        shape=shape, mean_tokens=mean_tokens, visible_pairs=visible_pairs(segment_ids), errors=errors,
+        shape=shape, mean_tokens=mean_tokens, visible_pairs=visible_pairs(segment_ids),
         measured=tuple(
             Measured(
-                name=each.name, seconds=statistics.median(two), forward_s=statistics.median(one),
+                name=f"{each.name}, blind to documents" if other else each.name,
+                seconds=statistics.median(two), forward_s=statistics.median(one),
                 spread=(max(two) - min(two)) / statistics.median(two), visited_pairs=each.visited_pairs(made),
             )
-            for each, made, one, two in zip(runners, prepared, forward, both, strict=True)
+            for each, other, made, one, two in zip(runners, blind, prepared, forward, both, strict=True)
         ),
         schedule_s=statistics.median(schedule),
     )  # fmt: skip
-
-
-def errors(shape: Shape, mean_tokens: int | None, *, dtype: str, seed: int) -> Errors:
-    """Raises: ValueError if they are larger than rounding makes them, or results are others when repeated."""
-    row = replace(shape, rows=1, length=min(shape.length, COMPARED_LENGTH))
-    arrays, segment_ids = draw(row, mean_tokens, dtype, seed)
-    default = ours(row, choose(Implementation.AUTO, head_dim=row.head_dim, dtype=dtype), dtype)
-    prepared = default.prepare(segment_ids)
-    results, again = ([out, *bars] for out, bars in (default.both(*arrays[:3], prepared, arrays[3]) for _ in range(2)))
-    if not all(bool(jnp.array_equal(one, other)) for one, other in zip(results, again, strict=True)):
-        raise ValueError(f"{default.name} gives other bits when it is repeated; use seed={seed} to see it again")
-    visible_ST = np.asarray(dense(document_mask(segment_ids), row.length))[0]
-    q, k, v, out_bar = (np.asarray(x[0], np.float64) for x in arrays)
-    expected = float64.attention(q, k, v, visible_ST, out_bar)
-    found = [float64.relative_error(one[0], right) for one, right in zip(results, expected, strict=True)]
-    worst, limit = np.max(found), float64.largest_error(dtype)
-    if not worst <= limit:
-        raise ValueError(
-            f"{default.name} is {worst:.1e} from float64, rounding makes {limit:.0e} of {dtype} at "
-            f"most; use seed={seed} to see it again"
-        )
-    names = ("out", "gradient of q", "of k", "of v")
-    return Errors(seed=seed, length=row.length, by_name=tuple(zip(names, found, strict=True)))
 
 
 def best_sizes(
@@ -268,13 +235,12 @@ def visible_pairs(segment_ids_BS: Array) -> float:
     return float(jnp.sum((mask.end_BSI - mask.start_BSI).astype(jnp.float32)))
 
 
-def _require_same(runners: Sequence[Contender], results: Sequence, dtype: str) -> None:
-    for each, result in zip(runners, results, strict=True):
-        if each.blind:
-            continue
-        pairs = zip(jax.tree.leaves(result), jax.tree.leaves(results[0]), strict=True)
+def _require_same(found: Sequence[tuple[Contender, object]], dtype: str) -> None:
+    (first, expected), *others = found
+    for each, result in others:
+        pairs = zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True)
         if not (difference := float(np.max([apart(*pair) for pair in pairs]))) <= float64.furthest_apart(dtype):
-            raise ValueError(f"{each.name} and {runners[0].name} differ by {difference:.1e}: they do not do the same work")
+            raise ValueError(f"{each.name} and {first.name} differ by {difference:.1e}: they do not do the same work")
 
 
 @jax.jit

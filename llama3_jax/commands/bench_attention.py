@@ -15,7 +15,8 @@ from llama3_jax.config.load import load
 from llama3_jax.model.precision import Precision
 
 if TYPE_CHECKING:  # jax, not before the config is right
-    from llama3_jax.bench.attention import Case, Errors
+    from llama3_jax.bench.attention import Case
+    from llama3_jax.bench.attention_errors import Errors
     from llama3_jax.bench.roofline import Prediction
 
 CANDIDATES = (128, 256, 512, 1024)
@@ -47,23 +48,35 @@ class AttentionBench:
 def bench_attention(config: str | Path = "bench_attention", overrides: Sequence[str] = ()) -> list[Case]:
     """Measures: the same as `llama3 bench attention [CONFIG] [a.b=c ...]`, without printing.
 
-    Raises: ConfigError for the file; ValueError if the implementations do not agree.
+    Raises: ConfigError for the file; ValueError if ours is wrong, or the implementations do not agree.
     """
-    return list(run_attention_bench(load(AttentionBench, config, overrides).value))
+    run = load(AttentionBench, config, overrides).value
+    list(run_attention_errors(run))
+    return list(run_attention_bench(run))
+
+
+def run_attention_errors(run: AttentionBench) -> Iterator[Errors]:
+    """Raises: ValueError if ours is wrong."""
+    from llama3_jax.bench.attention_errors import errors
+
+    for shape in run.shapes:
+        yield from errors(shape, run.mean_tokens, dtype=run.precision.dtype, seeds=seeds(run.seed))
 
 
 def run_attention_bench(run: AttentionBench) -> Iterator[Case]:
-    """All are right before the first is timed. Raises: ValueError if one is not, or the implementations do not agree."""
-    from llama3_jax.bench.attention import compare, errors
+    """Raises: ValueError if the implementations do not agree."""
+    from llama3_jax.bench.attention import compare, contenders
 
-    cases = [(shape, mean) for shape in run.shapes for mean in run.mean_tokens]
-    found = [errors(*case, dtype=run.precision.dtype, seed=fresh(run.seed)) for case in cases]
-    for case, errors_of_case in zip(cases, found, strict=True):
-        yield compare(*case, errors_of_case, dtype=run.precision.dtype, rounds=run.rounds)
+    for shape in run.shapes:
+        runners = list(contenders(shape, run.precision.dtype))
+        for mean in run.mean_tokens:
+            yield compare(shape, mean, runners, dtype=run.precision.dtype, rounds=run.rounds)
 
 
-def fresh(seed: int | None) -> int:
-    return secrets.randbits(31) if seed is None else seed
+def seeds(seed: int | None) -> Iterator[int]:
+    """The one that is given, or others each time."""
+    while True:
+        yield secrets.randbits(31) if seed is None else seed
 
 
 def report_attention(run: AttentionBench) -> Iterator[str]:
@@ -79,12 +92,15 @@ def report_attention(run: AttentionBench) -> Iterator[str]:
     )
     yield "visited: pairs multiplied, hidden ones among them, as a share of the causal pairs of whole rows; TFLOP/s are of those"
     yield "causal: TFLOP/s as if the causal pairs of whole rows, all of them and no others, had been multiplied in that time"
+    yield ""
+    yield "ours from float64, relative, the same bits when repeated:"
+    for errors in run_attention_errors(run):
+        yield f"  {_right(errors)}"
     whole: dict[Shape, Case] = {}
     for case in run_attention_bench(run):
         ours, visible = case.measured[0], case.visible_pairs / case.causal_pairs
         yield ""
         yield f"{case.shape}; {_documents(case.mean_tokens)}: {visible:.1%} of causal pairs visible"
-        yield _right(case.errors)
         yield (
             f"{'':32}{'forward ms':>12}{'TFLOP/s':>9}{'backward ms':>13}{'TFLOP/s':>9}{'both ms':>10}{'TFLOP/s':>9}{'causal':>9}"
             f"{'spread':>8}{'visited':>9}{'its/ours':>10}"
@@ -107,7 +123,7 @@ def report_attention(run: AttentionBench) -> Iterator[str]:
 
 def _right(errors: Errors) -> str:
     found = ", ".join(f"{name} {error:.1e}" for name, error in errors.by_name)
-    return f"from float64, on a row of {errors.length:,} (seed {errors.seed}): {found}; the same bits when repeated"
+    return f"{errors.shape}; {_documents(errors.mean_tokens)} (seed {errors.seed}): {found}"
 
 
 def _follows(case: Case, whole: Case) -> str:

@@ -4,9 +4,11 @@ import json
 import re
 from importlib import import_module
 
+import jax
 import pytest
 
 from llama3_jax import commands
+from llama3_jax.bench import attention
 from llama3_jax.commands.main import main
 from llama3_jax.kernels.attention import block_sizes
 from llama3_jax.kernels.attention.block_sizes import BlockSizes
@@ -34,7 +36,7 @@ def test_the_report(capsys):
         for visited, causal, share in lines:
             assert float(visited) / float(causal) == pytest.approx(float(share) / 100, rel=0.03), "per second, the same time"
     assert len(re.findall(r"^schedule, once a batch: [\d.]+ ms, [\d.]+% of one layer's time$", report, re.M)) == 2
-    right = r"^from float64, on a row of 512 \(seed (\d+)\): out (\S+), gradient of q (\S+), of k (\S+), of v (\S+); the same"
+    right = r"^  1 x 512 positions.* \(seed (\d+)\): out (\S+), gradient of q (\S+), of k (\S+), of v (\S+)$"
     (one, *errors), (other, *_) = re.findall(right, report, re.M)
     assert one != other, "fresh inputs for each"
     assert all(0 < float(error) < 2e-6 for error in errors)
@@ -42,11 +44,26 @@ def test_the_report(capsys):
     assert re.search(r"made here \(forward [\d.]+x, backward -?[\d.]+x\)$", report, re.M)
 
 
-def test_what_is_wrong_is_not_timed(monkeypatch, capsys):
-    def wrong(q_BSNH, *_):
-        return 1.001 * q_BSNH
+def test_who_is_blind_to_documents_is_called_so_and_compared_on_whole_rows_alone(monkeypatch, capsys):
+    def contenders(shape, dtype):
+        yield attention.ours(shape, Implementation.XLA, dtype)
 
-    monkeypatch.setattr("llama3_jax.bench.attention.flash_attention", wrong)
+        def causal(q_BSNH, k_BSKH, v_BSKH, _):
+            return bias * jax.nn.dot_product_attention(q_BSNH, k_BSKH, v_BSKH, is_causal=True)
+
+        yield attention.Contender("causal", lambda ids: ids, causal, lambda _: 1.0, sees_documents=False)
+
+    monkeypatch.setattr(attention, "contenders", contenders)
+    bias = 1
+    assert main(["bench", "attention", *TINY]) == 0
+    assert re.findall(r"^causal(.*?)  ", capsys.readouterr().out, re.M) == ["", ", blind to documents"]
+    bias = 1.01
+    assert main(["bench", "attention", *TINY]) == 1
+    assert "causal and llama3_jax xla differ by 1.0e-02: they do not do the same work" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_not_timed(monkeypatch, capsys):
+    monkeypatch.setattr("llama3_jax.bench.attention.flash_attention", lambda q_BSNH, *_: 1.001 * q_BSNH)
     assert main(["bench", "attention", *TINY, "seed=7"]) == 1
     told = capsys.readouterr()
     assert "forward ms" not in told.out, "all cases are compared before the first is timed"
