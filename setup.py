@@ -74,6 +74,7 @@ setup(
             # of the tests alone
             "datasketch>=1.6",
             "fastwarc>=1.0",
+            "tldextract>=5.1",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
