@@ -29,23 +29,35 @@ def _multiplied_as(dtype: str) -> str:
     return "bfloat16" if dtype == "float32" and jax.default_backend() != "cpu" else dtype
 
 
-def attention(q_SNH, k_TKH, v_TKH, visible_ST, out_bar_SNH) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(out, gradients of sum(out * out_bar) in q, k and v) of one row, a head at a time; every query sees a key."""
+def output(q_SNH, k_TKH, v_TKH, visible_ST) -> np.ndarray:
+    """[S, N, H] of one row, a head at a time; every query sees a key."""
+    q_SNH, k_TKH, v_TKH = (np.asarray(x, np.float64) for x in (q_SNH, k_TKH, v_TKH))
+    group = q_SNH.shape[1] // k_TKH.shape[1]
+    heads = range(q_SNH.shape[1])
+    outs = [_probabilities(q_SNH[:, n], k_TKH[:, n // group], visible_ST) @ v_TKH[:, n // group] for n in heads]
+    return np.stack(outs, axis=1)
+
+
+def gradients(q_SNH, k_TKH, v_TKH, visible_ST, out_bar_SNH) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of sum(output * out_bar) in q, k and v."""
     q_SNH, k_TKH, v_TKH, out_bar_SNH = (np.asarray(x, np.float64) for x in (q_SNH, k_TKH, v_TKH, out_bar_SNH))
-    out_SNH, q_bar_SNH, k_bar_TKH, v_bar_TKH = (np.zeros_like(x) for x in (q_SNH, q_SNH, k_TKH, v_TKH))
+    q_bar_SNH, k_bar_TKH, v_bar_TKH = (np.zeros_like(x) for x in (q_SNH, k_TKH, v_TKH))
     group, scale = q_SNH.shape[1] // k_TKH.shape[1], 1 / math.sqrt(q_SNH.shape[2])
     for n in range(q_SNH.shape[1]):
         q_SH, k_TH, v_TH, out_bar_SH = q_SNH[:, n], k_TKH[:, n // group], v_TKH[:, n // group], out_bar_SNH[:, n]
-        score_ST = np.where(visible_ST, q_SH @ k_TH.T * scale, -np.inf)
-        prob_ST = np.exp(score_ST - score_ST.max(axis=1, keepdims=True))
-        prob_ST /= prob_ST.sum(axis=1, keepdims=True)
-        out_SNH[:, n] = prob_ST @ v_TH
-        delta_S = np.sum(out_SNH[:, n] * out_bar_SH, axis=1)
-        score_bar_ST = prob_ST * (out_bar_SH @ v_TH.T - delta_S[:, None]) * scale
+        prob_ST = _probabilities(q_SH, k_TH, visible_ST)
+        prob_bar_ST = out_bar_SH @ v_TH.T
+        score_bar_ST = prob_ST * (prob_bar_ST - np.sum(prob_bar_ST * prob_ST, axis=1, keepdims=True)) * scale
         q_bar_SNH[:, n] = score_bar_ST @ k_TH
         k_bar_TKH[:, n // group] += score_bar_ST.T @ q_SH
         v_bar_TKH[:, n // group] += prob_ST.T @ out_bar_SH
-    return out_SNH, q_bar_SNH, k_bar_TKH, v_bar_TKH
+    return q_bar_SNH, k_bar_TKH, v_bar_TKH
+
+
+def _probabilities(q_SH, k_TH, visible_ST) -> np.ndarray:
+    score_ST = np.where(visible_ST, q_SH @ k_TH.T / math.sqrt(q_SH.shape[1]), -np.inf)
+    prob_ST = np.exp(score_ST - score_ST.max(axis=1, keepdims=True))
+    return prob_ST / prob_ST.sum(axis=1, keepdims=True)
 
 
 def relative_error(ours, expected) -> float:
